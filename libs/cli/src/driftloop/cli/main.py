@@ -1,0 +1,114 @@
+"""`driftloop`: the operator's command. Prepares what services need before their first start."""
+
+import os
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import psycopg
+import typer
+from confluent_kafka import KafkaException
+from rich.console import Console
+
+from driftloop.common import keys
+from driftloop.common.kafka.admin import TopicsError, admin_client, create_topics, verify_topics
+from driftloop.common.postgres import migrations
+from driftloop.common.settings import Secret, SettingsError, read_secret
+from driftloop.common.topics import Namespace, all_topics
+
+app = typer.Typer(
+    help="Prepare and look after an installation of Driftloop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="Signing keys of model artifacts.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+console = Console(stderr=True)
+
+NamespaceOption = Annotated[
+    str, typer.Option(envvar="DRIFTLOOP_NAMESPACE", help="Prefix of topics, groups, schemas and roles.")
+]
+
+
+def _fail(message: str) -> NoReturn:
+    console.print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _namespace(prefix: str) -> Namespace:
+    try:
+        return Namespace(prefix)
+    except ValueError as error:
+        _fail(str(error))
+
+
+@app.command()
+def migrate(
+    database_url: Annotated[
+        str, typer.Option(envvar="DATABASE_URL", help="An administrator's URL: may create roles and schemas.")
+    ],
+    namespace: NamespaceOption = "",
+) -> None:
+    """Create each service's schema and role and apply its migrations. Safe when several start it at once.
+
+    Each role's password comes from DRIFTLOOP_<SERVICE>_DB_PASSWORD, or from the file that
+    DRIFTLOOP_<SERVICE>_DB_PASSWORD_FILE names.
+    """
+    try:
+        passwords: dict[str, Secret] = {}
+        for service in migrations.services():
+            password = read_secret(f"DRIFTLOOP_{service.upper()}_DB_PASSWORD", os.environ)
+            if password is not None:
+                passwords[service] = password
+        applied = migrations.migrate(database_url, _namespace(namespace), passwords)
+    except (migrations.MigrationError, SettingsError) as error:
+        _fail(str(error))
+    except psycopg.Error as error:
+        _fail(f"the database refused: {str(error).splitlines()[0]}")
+    for service, names in applied.items():
+        typer.echo(f"{service}: {', '.join(names) if names else 'up to date'}")
+
+
+@app.command()
+def topics(
+    bootstrap_servers: Annotated[
+        str, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS", help="host:port of one or more brokers.")
+    ],
+    namespace: NamespaceOption = "",
+    replication: Annotated[int, typer.Option(help="Copies of each partition; -1 is the broker's default.")] = -1,
+    check: Annotated[
+        bool, typer.Option("--check", help="Create nothing; fail if something is not as it must be.")
+    ] = False,
+) -> None:
+    """Create the topics with their partitions and clean-up policies, then verify them."""
+    admin = admin_client(bootstrap_servers)
+    try:
+        if check:
+            verify_topics(admin, _namespace(namespace), all_topics())
+            typer.echo(f"{len(all_topics())} topics are as they must be")
+            return
+        created, existing = create_topics(admin, _namespace(namespace), all_topics(), replication)
+    except TopicsError as error:
+        _fail(str(error))
+    except (KafkaException, TimeoutError) as error:
+        _fail(f"the brokers at {bootstrap_servers} did not do it: {error}")
+    typer.echo(
+        f"created {len(created)} topics, {len(existing)} existed" + (f": {', '.join(created)}" if created else "")
+    )
+
+
+@keys_app.command("generate")
+def generate_keys(
+    private: Annotated[Path, typer.Option(help="Where the private key goes (mode 0600): the trainer's alone.")],
+    public: Annotated[Path, typer.Option(help="Where the public key goes: every predictor's.")],
+) -> None:
+    """Make an Ed25519 key pair. An existing file is never overwritten."""
+    try:
+        keys.generate(private, public)
+    except (keys.KeyFileError, OSError) as error:
+        _fail(str(error))
+    typer.echo(f"private key: {private}\npublic key: {public}")
+
+
+if __name__ == "__main__":
+    app()

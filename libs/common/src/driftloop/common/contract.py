@@ -1,0 +1,321 @@
+"""The model contract: one YAML file that says all that Driftloop needs to know of a binary classifier.
+
+Features with type, range and missing-value codes, target, estimator, baseline data, thresholds and gates. Everything
+but the name, the features, the target and the baseline has a default, so that a contract can be short.
+"""
+
+import hashlib
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+ModelName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")]
+FieldName = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_. -]{0,99}\Z")]
+Text = Annotated[str, Meta(max_length=2000)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Level = Annotated[float, Meta(gt=0, lt=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Code = int | float | str
+
+
+class ContractError(ValueError):
+    """A contract cannot be used. Names the file, the field in it, the value found there and the remedy."""
+
+    def __init__(self, file: Path | str, field: str, value: object, remedy: str) -> None:
+        self.file, self.field, self.value, self.remedy = str(file), field, value, remedy
+        shown = "" if value is None else f" = {_shown(value)}"
+        super().__init__(f"{file}: {field}{shown}: {remedy}")
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every part of a contract is: a value that knows no field but its own."""
+
+
+class Feature(_Part, frozen=True, kw_only=True):
+    """One input of the model.
+
+    `missing` lists the codes that mean *no value*. `resolution` is the step that values are rounded to before they are
+    logged and compared: 1 for integers; a number without one is left as it is. `required` says that a row must carry
+    the field, `nullable` that it may carry null there. `minimum` and `maximum` are inclusive.
+    """
+
+    name: FieldName
+    type: Literal["integer", "number", "category"]
+    minimum: float | None = None
+    maximum: float | None = None
+    missing: tuple[Code, ...] = ()
+    resolution: Positive | None = None
+    categories: tuple[str, ...] = ()
+    unit: Annotated[str, Meta(max_length=40)] = ""
+    description: Text = ""
+    required: bool = True
+    nullable: bool = True
+
+    @property
+    def step(self) -> float | None:
+        """The step that values are rounded to, None for none."""
+        if self.resolution is None and self.type == "integer":
+            return 1.0
+        return self.resolution
+
+
+class Target(_Part, frozen=True, kw_only=True):
+    """What is predicted: the baseline's column, the values in it that mean 1 and 0, and what 1 is called."""
+
+    name: FieldName
+    positive: Code = 1
+    negative: Code = 0
+    title: Text = ""
+
+
+class RandomForestParameters(_Part, frozen=True, kw_only=True):
+    """Parameters of `sklearn.ensemble.RandomForestClassifier`, by its own names."""
+
+    n_estimators: Annotated[int, Meta(ge=1, le=5000)] = 100
+    min_samples_leaf: Count = 2
+    max_depth: Count | None = None
+    max_features: Literal["sqrt", "log2"] | Annotated[float, Meta(gt=0, le=1)] | None = "sqrt"
+    max_samples: Annotated[float, Meta(gt=0, le=1)] | None = None
+    class_weight: Literal["balanced", "balanced_subsample"] | None = None
+
+
+class Estimator(_Part, frozen=True, kw_only=True):
+    """What is trained, and the seed that makes training repeatable."""
+
+    kind: Literal["random_forest"] = "random_forest"
+    parameters: RandomForestParameters = RandomForestParameters()
+    seed: Seed = 0
+
+
+class Baseline(_Part, frozen=True, kw_only=True):
+    """The labelled data that version 1 learns from: a CSV file, its `path` relative to the contract.
+
+    `holdout_rows` of them, drawn by `seed` and stratified by label, are never trained on by any version.
+    """
+
+    path: Annotated[str, Meta(min_length=1)]
+    holdout_rows: Count = 154
+    seed: Seed = 0
+
+
+class Drift(_Part, frozen=True, kw_only=True):
+    """When a window of production rows counts as drifted, and how long it must last to be an alarm.
+
+    A feature is CRITICAL in a window where p < `alpha` and PSI >= `psi_critical`, WARNING where p < `alpha` or
+    PSI >= `psi_warning`. Its alarm opens after `windows_critical` (`windows_warning`) consecutive windows; a WARNING
+    alarm also needs D >= `warning_min_d` or PSI >= `warning_min_psi`.
+    """
+
+    alpha: Level = 0.05
+    psi_warning: Positive = 0.1
+    psi_critical: Positive = 0.2
+    psi_bins: Annotated[int, Meta(ge=2, le=100)] = 10
+    warning_min_d: Share = 0.08
+    warning_min_psi: Annotated[float, Meta(ge=0)] = 0.1
+    windows_critical: Count = 2
+    windows_warning: Count = 3
+    correction: Literal["none", "benjamini-hochberg"] = "none"
+    min_samples: Annotated[int, Meta(ge=2)] = 500
+    pane_seconds: Positive = 60.0
+    max_age_seconds: Positive = 86_400.0
+    max_distinct: Annotated[int, Meta(ge=2, le=100_000)] = 1024
+
+
+class Gates(_Part, frozen=True, kw_only=True):
+    """What a retraining needs before it starts, and what a challenger must prove before it serves.
+
+    Of the labelled production rows the newest `gate_labels` are the gate's and at least `train_labels` others are
+    trained on. `accepted_loss` is the largest drop of accuracy on the baseline's held-out slice (a share: .05 is five
+    points), `accepted_loss_concept` the same where concept drift is declared.
+    """
+
+    train_labels: Count = 800
+    gate_labels: Count = 300
+    alpha: Level = 0.05
+    bootstrap: Annotated[int, Meta(ge=100, le=100_000)] = 2000
+    accepted_loss: Share = 0.05
+    accepted_loss_concept: Share = 0.10
+    segment_rows: Count = 100
+    reference_rows_min: Annotated[int, Meta(ge=2)] = 1000
+    reference_rows_max: Annotated[int, Meta(ge=2)] = 2000
+
+
+class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
+    """One model, completely described.
+
+    `reference` says what a promoted version is compared with: the `recent` production rows that it was proven on, or
+    the rows that it was trained on (`training`).
+    """
+
+    name: ModelName
+    features: Annotated[tuple[Feature, ...], Meta(min_length=1, max_length=1000)]
+    target: Target
+    baseline: Baseline
+    description: Text = ""
+    estimator: Estimator = Estimator()
+    decision_threshold: Level = 0.5
+    drift: Drift = Drift()
+    gates: Gates = Gates()
+    reference: Literal["recent", "training"] = "recent"
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features' names in the order of the model's input columns."""
+        return tuple(feature.name for feature in self.features)
+
+    def feature(self, name: str) -> Feature:
+        """One feature by its name. Raises KeyError, naming those that there are."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise KeyError(f"model {self.name!r} has no feature {name!r}, only {list(self.feature_names)}")
+
+
+def load_contract(path: Path) -> Contract:
+    """Read, decode and check one contract. Raises ContractError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(path, "$", None, f"cannot be read ({error}): give a readable UTF-8 YAML file") from error
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ContractError(path, "$", None, f"is not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        contract = msgspec.convert(document, Contract)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at `")
+        field = where.removesuffix("`") or "$"
+        raise ContractError(path, field, _value_at(document, field), reason) from error
+    _check(path, contract)
+    return contract
+
+
+def baseline_path(contract_file: Path, contract: Contract) -> Path:
+    """Where the contract's baseline CSV is: its path is relative to the contract's own folder."""
+    return contract_file.parent / contract.baseline.path
+
+
+def digest(contract: Contract) -> str:
+    """SHA-256 (hex) of the contract's canonical JSON: the same meaning gives the same digest, however it was typed."""
+    return hashlib.sha256(msgspec.json.encode(contract, order="deterministic")).hexdigest()
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys in silence; a contract must not lose a setting that way."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        """The mapping as YAML means it. Raises ConstructorError where a key is given twice."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} given twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _value_at(document: object, field: str) -> object:
+    """The value at a path as msgspec writes it (`$.features[0].type`), None where the path leads nowhere."""
+    value = document
+    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", field):
+        if key and isinstance(value, dict):
+            value = value.get(key)
+        elif index and isinstance(value, list) and int(index) < len(value):
+            value = value[int(index)]
+        else:
+            return None
+    return None if isinstance(value, dict | list) else value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check(path: Path, contract: Contract) -> None:
+    """What no single field's type can say."""
+    names = contract.feature_names
+    for index, feature in enumerate(contract.features):
+        if names.index(feature.name) != index:
+            raise ContractError(path, f"$.features[{index}].name", feature.name, "is taken: give each feature its own")
+        _check_feature(path, f"$.features[{index}]", feature)
+    target, drift, gates = contract.target, contract.drift, contract.gates
+    if target.name in names:
+        raise ContractError(path, "$.target.name", target.name, "is also a feature: the target must not be an input")
+    if target.positive == target.negative:
+        raise ContractError(path, "$.target.positive", target.positive, "equals `negative`: they must differ")
+    if drift.psi_warning > drift.psi_critical:
+        raise ContractError(
+            path, "$.drift.psi_warning", drift.psi_warning, f"must be at most psi_critical = {drift.psi_critical:g}"
+        )
+    if gates.reference_rows_min > gates.reference_rows_max:
+        limit = f"must be at most reference_rows_max = {gates.reference_rows_max}"
+        raise ContractError(path, "$.gates.reference_rows_min", gates.reference_rows_min, limit)
+    if Path(contract.baseline.path).is_absolute():
+        raise ContractError(path, "$.baseline.path", contract.baseline.path, "must be relative to the contract")
+
+
+def _check_feature(path: Path, where: str, feature: Feature) -> None:
+    if feature.type == "category":
+        _check_category(path, where, feature)
+    else:
+        _check_number(path, where, feature)
+
+
+def _check_category(path: Path, where: str, feature: Feature) -> None:
+    if not feature.categories or len(set(feature.categories)) != len(feature.categories):
+        raise ContractError(path, f"{where}.categories", list(feature.categories), "list each category once")
+    for field in ("minimum", "maximum", "resolution"):
+        if getattr(feature, field) is not None:
+            raise ContractError(path, f"{where}.{field}", getattr(feature, field), "a category has none: remove it")
+    for code in feature.missing:
+        if not isinstance(code, str) or code in feature.categories:
+            raise ContractError(path, f"{where}.missing", code, "must be a text that is not one of the categories")
+
+
+def _check_number(path: Path, where: str, feature: Feature) -> None:
+    if feature.categories:
+        raise ContractError(path, f"{where}.categories", list(feature.categories), f"a {feature.type} has none")
+    for code in feature.missing:
+        if isinstance(code, str):
+            raise ContractError(path, f"{where}.missing", code, "must be a number")
+    low, high, step = feature.minimum, feature.maximum, feature.step
+    if low is not None and high is not None and low >= high:
+        raise ContractError(path, f"{where}.minimum", low, f"must be below maximum = {high:g}")
+    if feature.type == "integer" and step is not None and step != int(step):
+        raise ContractError(path, f"{where}.resolution", step, "must be whole for an integer")
+    for field, bound in (("minimum", low), ("maximum", high)):
+        # A bound off the grid would let rounding carry a valid value out of its range.
+        if bound is not None and step is not None and Grid(step).round(bound) != bound:
+            raise ContractError(path, f"{where}.{field}", bound, f"must be a multiple of the resolution {step:g}")
+
+
+class Grid:
+    """Rounds to multiples of a decimal step, to the float64 nearest the decimal result (3 · 0.1 is 0.3).
+
+    >>> Grid(0.1).round(33.599998474121094)
+    33.6
+    """
+
+    def __init__(self, step: float) -> None:
+        """Keep the step as a fraction of whole numbers, `step = numerator / scale`; scale is a power of ten."""
+        mantissa, _, exponent = f"{step!r}".lower().partition("e")
+        whole, _, decimals = mantissa.partition(".")
+        power = len(decimals) - int(exponent or 0)
+        self.numerator = int(whole + decimals) * 10 ** max(0, -power)
+        self.scale = 10 ** max(0, power)
+        # Beyond this size neighbouring floats are further apart than the step: there is nothing to round.
+        self.limit = 2.0**52 * self.numerator / self.scale
+
+    def round(self, value: float) -> float:
+        """The nearest multiple, of two equally near ones the even; exact, because one division rounds once."""
+        if abs(value) >= self.limit:
+            return float(value)
+        multiple: int = round(value * self.scale / self.numerator)
+        return float(multiple * self.numerator / self.scale)

@@ -1,0 +1,179 @@
+"""The vocabulary of the loop: every event that crosses a topic, as a frozen type.
+
+A consumer accepts unknown fields, so a field may be added but is never renamed or retyped. Times are aware, in UTC.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+FeatureValue = float | int | str | None
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\A[A-Za-z0-9._:/-]+\Z")]
+PredictionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9._:-]+\Z")]
+Version = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Instant = Annotated[datetime, Meta(tz=True)]
+Label = Annotated[int, Meta(ge=0, le=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Severity = Literal["GOOD", "WARNING", "CRITICAL"]
+Variant = Literal["champion", "canary", "shadow"]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event is: a value."""
+
+
+class PredictionMade(Event, frozen=True, kw_only=True):
+    """A predictor answered a request. `features` are canonical values, None where missing; `score` is P(label = 1)."""
+
+    prediction_id: PredictionId
+    model_name: Name
+    model_version: Version
+    revision: Version
+    predicted_at: Instant
+    features: dict[str, FeatureValue]
+    score: Probability
+    prediction: bool
+    variant: Variant = "champion"
+    subject: str | None = None
+
+
+class OutcomeReported(Event, frozen=True, kw_only=True):
+    """A laboratory tells the truth about one prediction.
+
+    Of several results for one prediction the highest `result_version` wins, not the latest arrival.
+    """
+
+    prediction_id: PredictionId
+    label: Label
+    result_id: Annotated[str, Meta(max_length=200)] | None = None
+    result_version: Version = 1
+    observed_at: Instant | None = None
+
+
+class PredictionLabeled(Event, frozen=True, kw_only=True):
+    """A prediction and its outcome have met, or the outcome was amended (then `previous_label` is the label before).
+
+    `label_revision` counts the labels that this prediction has had, from 1.
+    """
+
+    prediction_id: PredictionId
+    model_name: Name
+    model_version: Version
+    predicted_at: Instant
+    features: dict[str, FeatureValue]
+    score: Probability
+    prediction: bool
+    variant: Variant
+    label: Label
+    previous_label: Label | None = None
+    label_revision: Version = 1
+    labeled_at: Instant
+    subject: str | None = None
+
+
+class DriftedFeature(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature's statistics in the window that changed the verdict."""
+
+    name: str
+    severity: Severity
+    raw_severity: Severity
+    statistic: float
+    p: float
+    psi: float
+    n: int
+
+
+class DriftDetected(Event, frozen=True, kw_only=True):
+    """A model version's verdict rose (`opened`) or fell (`cleared`).
+
+    `severity` is the one that opened or was cleared; `verdict` is what holds now. `window_start` and `window_end` bound
+    the window that decided. `changed_since` is the start of the second window of the run that opened a CRITICAL alarm:
+    rows from there on belong to the new population only.
+    """
+
+    model_name: Name
+    model_version: Version
+    change: Literal["opened", "cleared"]
+    severity: Severity
+    verdict: Severity
+    window_start: Instant
+    window_end: Instant
+    detected_at: Instant
+    features: tuple[DriftedFeature, ...]
+    changed_since: Instant | None = None
+    reason: str = ""
+
+
+class ArtifactRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a version's bundle is, the SHA-256 of its manifest, and the signature over both name and digest."""
+
+    uri: str
+    sha256: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    signature: str
+    key_id: str
+
+
+class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that some part of the traffic, or its shadow, meets."""
+
+    version: Version
+    artifact: ArtifactRef
+
+
+class Canary(msgspec.Struct, frozen=True, kw_only=True):
+    """A challenger that answers `weight` (0 to 1) of the traffic."""
+
+    version: Version
+    weight: Probability
+
+
+class ModelUpdated(Event, frozen=True, kw_only=True):
+    """The whole desired serving state of one model; the highest valid revision holds."""
+
+    model_name: Name
+    revision: Version
+    decided_at: Instant
+    champion: Version
+    canary: Canary | None = None
+    shadow: Version | None = None
+    versions: tuple[ServedVersion, ...]
+    reason: str = ""
+
+    def served(self, version: int) -> ServedVersion:
+        """The entry of one version. Raises KeyError if the state does not carry it."""
+        for entry in self.versions:
+            if entry.version == version:
+                return entry
+        raise KeyError(f"revision {self.revision} of model {self.model_name!r} carries no version {version}")
+
+
+class ModelStatus(Event, frozen=True, kw_only=True):
+    """What one replica of a predictor serves: the revision applied, since when, and why a newer one was refused."""
+
+    model_name: Name
+    replica: Name
+    revision: Annotated[int, Meta(ge=0)]
+    model_version: Annotated[int, Meta(ge=0)]
+    since: Instant
+    reported_at: Instant
+    error: str | None = None
+    refused_revision: Annotated[int, Meta(ge=0)] | None = None
+
+
+EVENT_TYPES: Mapping[str, type[Event]] = {
+    f"driftloop.{event.__name__}": event
+    for event in (PredictionMade, OutcomeReported, PredictionLabeled, DriftDetected, ModelUpdated, ModelStatus)
+}
+
+
+def type_name(event: type[Event]) -> str:
+    """The CloudEvents type of an event class."""
+    return f"driftloop.{event.__name__}"
+
+
+def json_schema(event: type[Event]) -> dict[str, Any]:
+    """The published JSON Schema of an event class."""
+    return msgspec.json.schema(event)

@@ -1,0 +1,43 @@
+"""What can never be handled: the raw key and bytes, with headers that say why. Values of patients stay out of them."""
+
+from dataclasses import dataclass
+
+from driftloop.common import metrics
+from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.records import Record
+from driftloop.common.topics import DLQ_SUFFIX
+
+# Kafka Connect's names, so that the tools that know them read ours.
+HEADER_PREFIX = "__connect.errors."
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record and why it can never be handled: the stage that failed, the kind of error, and its text."""
+
+    record: Record
+    stage: str
+    error: str
+    reason: str
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """The record's own headers, then where it was read and why it is here."""
+        why = {
+            "topic": self.record.topic,
+            "partition": str(self.record.partition),
+            "offset": str(self.record.offset),
+            "stage": self.stage,
+            "exception.class.name": self.error,
+            "exception.message": self.reason[:500],
+        }
+        own: list[tuple[str, bytes | None]] = [
+            (name, value) for name, value in self.record.headers.items() if not name.startswith(HEADER_PREFIX)
+        ]
+        return own + [(HEADER_PREFIX + name, text.encode()) for name, text in why.items()]
+
+
+def send_dead_letter(producer: DeliveryProducer, letter: DeadLetter) -> None:
+    """Make a dead letter durable. Raises KafkaException when no broker acknowledged it."""
+    record = letter.record
+    producer.produce_and_wait(record.topic + DLQ_SUFFIX, 0, record.key, record.value, letter.headers())
+    metrics.DEAD_LETTERS.labels(record.topic, letter.stage).inc()

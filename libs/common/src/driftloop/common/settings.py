@@ -1,0 +1,88 @@
+"""Environment → frozen settings. Read once, in `main`; never at import time."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+PREFIX = "DRIFTLOOP_"
+# Names that other tools already use for the same thing keep their name.
+UNPREFIXED = {"kafka_bootstrap_servers": "KAFKA_BOOTSTRAP_SERVERS", "database_url": "DATABASE_URL"}
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class SettingsError(ValueError):
+    """A setting is missing or wrong; the text names the variable and the remedy, and holds no secret."""
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A text that never shows itself: not in a repr, not in a log."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return UNPREFIXED.get(field, PREFIX + field.upper())
+
+
+def read_settings(cls: type[T], environ: Mapping[str, str] | None = None) -> T:
+    """Build frozen settings of type `cls` from the environment.
+
+    Each field `some_name` comes from `DRIFTLOOP_SOME_NAME`, or from the file that `DRIFTLOOP_SOME_NAME_FILE` names (for
+    mounted secrets). Tuples are separated by commas. Raises SettingsError.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {}
+    for field in msgspec.structs.fields(cls):
+        text = _text(variable(field.name), environ)
+        if text is None:
+            if field.required:
+                raise SettingsError(f"{variable(field.name)} is not set: set it, or {variable(field.name)}_FILE")
+            continue
+        values[field.name] = _parse(variable(field.name), text, field.type)
+    return cls(**values)
+
+
+def read_secret(name: str, environ: Mapping[str, str]) -> Secret | None:
+    """The secret in variable `name`, or in the file that `name`_FILE names; None if neither is set."""
+    text = _text(name, environ)
+    return None if text is None else Secret(text)
+
+
+def _text(name: str, environ: Mapping[str, str]) -> str | None:
+    if environ.get(name):
+        return environ[name]
+    path = environ.get(name + "_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}_FILE={path}: cannot be read ({type(error).__name__})") from error
+
+
+def _parse(name: str, text: str, kind: object) -> object:
+    if kind is Secret:
+        return Secret(text)
+    value: object = text
+    if str(kind).startswith("tuple"):
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return msgspec.convert(value, kind, strict=False, dec_hook=_decode)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise SettingsError(f"{name}={text!r}: {error}") from error
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Path:
+        return Path(str(value)).expanduser()
+    raise NotImplementedError(f"settings of type {kind}")

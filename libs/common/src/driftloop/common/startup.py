@@ -1,0 +1,91 @@
+"""What every service does before it can work: wait for its database and its topics, and say what it waits for."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import msgspec
+import psycopg
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from driftloop.common.http import Checks
+from driftloop.common.kafka.admin import TopicIdentity, TopicsError, identities, verify_topics
+from driftloop.common.kafka.consumer import ConsumerLoop
+from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.postgres.migrations import check_migrated
+from driftloop.common.postgres.pool import Pool, reachable
+from driftloop.common.settings import SettingsError, variable
+from driftloop.common.topics import Namespace, Topic
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+class NotThere(SettingsError):
+    """Something that the service needs did not come in time."""
+
+
+def answer_help(program: str, purpose: str, settings: type[msgspec.Struct]) -> None:
+    """If the command line asks for help, print every setting with its default and exit."""
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        return
+    lines = [f"usage: {program}", "", purpose, "", "Settings come from the environment:"]
+    for field in msgspec.structs.fields(settings):
+        default = "required" if field.required else f"default {field.default!r}"
+        lines.append(f"  {variable(field.name):<36} {default}")
+    lines.append("Each NAME may instead be given as NAME_FILE, the path of a file that holds the value.")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.exit(0)
+
+
+def wait_for_schema(pool: Pool, service: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait until the database answers and the service's migrations are applied. Raises NotThere."""
+
+    def look() -> None:
+        with pool.connection(timeout=5) as connection:
+            problem = check_migrated(connection, service)
+        if problem is not None:
+            raise NotThere(problem)
+
+    _wait("the database", look, (psycopg.OperationalError, NotThere), seconds)
+
+
+def wait_for_topics(
+    admin: AdminClient, namespace: Namespace, topics: Iterable[Topic], seconds: float = WAIT_SECONDS
+) -> dict[str, TopicIdentity]:
+    """Wait until the topics exist as they must be; returns their identities by name. Raises NotThere."""
+    topics = tuple(topics)
+
+    def look() -> dict[str, TopicIdentity]:
+        verify_topics(admin, namespace, topics)
+        return identities(admin, [namespace.topic(topic) for topic in topics])
+
+    return _wait("the broker", look, (KafkaException, TopicsError, TimeoutError), seconds)
+
+
+def consumer_checks(pool: Pool, producer: DeliveryProducer, consumer: ConsumerLoop) -> Checks:
+    """The readiness of a service that consumes, keeps and publishes."""
+    return {
+        "database": lambda: None if reachable(pool) else "the database does not answer",
+        "consumer": consumer.state.problem,
+        "producer": lambda: None if producer.fatal is None else f"the producer failed: {producer.fatal}",
+    }
+
+
+def _wait(what: str, look: Callable[[], T], away: tuple[type[Exception], ...], seconds: float) -> T:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return look()
+        except away as error:
+            if time.monotonic() > deadline:
+                raise NotThere(f"{what} is not ready after {seconds:g} s: {error}") from error
+            logger.warning("waiting", extra={"for": what, "because": str(error)})
+            time.sleep(RETRY_SECONDS)

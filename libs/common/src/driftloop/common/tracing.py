@@ -1,0 +1,13 @@
+"""W3C trace context: a request's `traceparent` travels with every event that it causes."""
+
+import re
+import secrets
+
+_TRACEPARENT = re.compile(r"\A00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})\Z")
+
+
+def child_traceparent(parent: str | None = None) -> str:
+    """A new span in the trace of `parent`, or in a new trace if `parent` is absent or malformed."""
+    match = _TRACEPARENT.match(parent or "")
+    trace, flags = match.groups() if match else (secrets.token_hex(16), "00")
+    return f"00-{trace}-{secrets.token_hex(8)}-{flags}"

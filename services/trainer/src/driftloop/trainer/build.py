@@ -1,0 +1,47 @@
+"""Builds what the trainer's service and its command both need, from settings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from driftloop.common import keys, registry
+from driftloop.common.contract import Contract, ContractError, baseline_path, load_contract
+from driftloop.common.events import ArtifactRef
+from driftloop.common.rows import read_baseline, validator
+from driftloop.trainer.domain.challenger import BaselineData
+from driftloop.trainer.retraining import Artifacts, ModelData
+from driftloop.trainer.settings import Settings
+
+
+def load_models(paths: Sequence[Path]) -> dict[str, ModelData]:
+    """Every contract with its baseline, by model name. Raises ContractError."""
+    models: dict[str, ModelData] = {}
+    for path in paths:
+        contract = load_contract(path)
+        if contract.name in models:
+            raise ContractError(path, "name", contract.name, "another contract has this name: give each model its own")
+        models[contract.name] = ModelData(contract, load_baseline(path, contract))
+    return models
+
+
+def load_baseline(path: Path, contract: Contract) -> BaselineData:
+    """The baseline that a contract names, with its split. Raises ContractError."""
+    file = baseline_path(path, contract)
+    rows, labels = read_baseline(contract, file)
+    try:
+        return BaselineData.of(contract, validator(contract).values(rows), labels)
+    except ValueError as error:
+        raise ContractError(path, "baseline", str(file), str(error)) from error
+
+
+def open_artifacts(settings: Settings) -> Artifacts:
+    """The registry, with the key that signs and the keys that are trusted. Raises keys.KeyFileError."""
+    signing = keys.load_signing_key(settings.signing_key)
+    trusted = keys.load_public_keys(settings.trusted_keys)
+
+    def write(bundle: registry.Bundle) -> ArtifactRef:
+        return registry.write_bundle(settings.artifacts, bundle, signing)
+
+    def fetch(ref: ArtifactRef, model: str, version: int) -> registry.Bundle:
+        return registry.fetch_bundle(ref, model, version, trusted)
+
+    return Artifacts(write, fetch)

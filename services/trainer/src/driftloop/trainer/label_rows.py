@@ -1,0 +1,76 @@
+"""The trainer's only source of production rows: label-ingest, over HTTP, as an Arrow stream."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import httpx
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from driftloop.common.contract import Contract
+from driftloop.common.rows import Value, validator
+from driftloop.trainer.domain.dataset import LabeledRows
+
+TIMEOUT_SECONDS = 60.0
+
+
+class RowsUnavailable(RuntimeError):
+    """label-ingest did not answer; the request goes on waiting."""
+
+
+@dataclass(frozen=True)
+class ProductionRows:
+    """Rows newest first: `ids` [n], `times` [n], exact `values` [n, d], and a label of 0, 1 or −1 (none yet) [n]."""
+
+    ids: NDArray[np.str_]
+    times: NDArray[np.datetime64]
+    values: NDArray[np.float64]
+    labels: NDArray[np.int8]
+    subjects: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def labeled(self) -> LabeledRows:
+        """Those rows that have their outcome."""
+        known = np.flatnonzero(self.labels >= 0)
+        return LabeledRows(
+            self.ids[known], self.times[known], self.values[known], self.labels[known], self.subjects[known]
+        )
+
+
+def fetch_rows(
+    client: httpx.Client, contract: Contract, *, limit: int, labelled: bool, since: datetime | None = None
+) -> ProductionRows:
+    """The newest `limit` rows that the champion answered, from `since` on. Raises RowsUnavailable."""
+    query = {
+        "model": contract.name,
+        "limit": str(limit),
+        "labelled": "true" if labelled else "any",
+        "variant": "champion",
+    }
+    if since is not None:
+        query["since"] = since.isoformat()
+    try:
+        response = client.get("/v1/rows", params=query, timeout=TIMEOUT_SECONDS)
+        response.raise_for_status()
+        with pa.ipc.open_stream(response.content) as reader:
+            table = reader.read_all()
+    except (httpx.HTTPError, pa.ArrowInvalid) as error:
+        raise RowsUnavailable(f"label-ingest at {client.base_url}: {type(error).__name__}") from error
+    return _rows(contract, table)
+
+
+def _rows(contract: Contract, table: pa.Table) -> ProductionRows:
+    columns = {feature.name: table[f"feature.{feature.name}"].to_pylist() for feature in contract.features}
+    rows: list[dict[str, Value]] = [
+        {name: column[index] for name, column in columns.items()} for index in range(table.num_rows)
+    ]
+    return ProductionRows(
+        ids=np.array(table["prediction_id"].to_pylist(), dtype=np.str_),
+        times=np.array(table["predicted_at"].cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]"),
+        values=validator(contract).values(rows),
+        labels=np.array([-1 if label is None else label for label in table["label"].to_pylist()], dtype=np.int8),
+        subjects=np.array([subject or "" for subject in table["subject"].to_pylist()], dtype=np.str_),
+    )

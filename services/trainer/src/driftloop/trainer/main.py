@@ -1,0 +1,105 @@
+"""The trainer's process: the only place where its objects are built."""
+
+import sys
+from collections.abc import Sequence
+
+import httpx
+from driftloop.common.keys import KeyFileError
+from psycopg import Connection
+
+from driftloop.common.clock import utc_now
+from driftloop.common.contract import ContractError
+from driftloop.common.events import DriftDetected, ModelStatus
+from driftloop.common.kafka.admin import admin_client
+from driftloop.common.kafka.config import consumer_config, producer_config
+from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, Subscription
+from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.logs import configure_logging
+from driftloop.common.postgres.outbox import OutboxDrainer
+from driftloop.common.postgres.pool import open_pool
+from driftloop.common.process import Service, run_service
+from driftloop.common.settings import SettingsError, read_settings
+from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
+from driftloop.common.topics import DRIFT_EVENTS, MODEL_STATUS, TOPICS, Namespace
+from driftloop.trainer import handlers
+from driftloop.trainer.api import create_app
+from driftloop.trainer.build import load_models, open_artifacts
+from driftloop.trainer.retraining import RetrainingWorker
+from driftloop.trainer.serving import highest_published
+from driftloop.trainer.settings import Settings
+from driftloop.trainer.store import Store
+
+NAME = "trainer"
+
+
+def main() -> None:
+    """Read the settings, build the service, run it."""
+    answer_help("driftloop-trainer", "Retrains on CRITICAL drift and promotes only what is proven better.", Settings)
+    try:
+        settings = read_settings(Settings)
+        configure_logging(NAME, settings.log_level)
+        service = build(settings)
+    except (SettingsError, ContractError, KeyFileError) as error:
+        sys.exit(f"driftloop-trainer: {error}")
+    sys.exit(run_service(service))
+
+
+def build(settings: Settings) -> Service:
+    """Put the service together. Raises SettingsError, ContractError, KeyFileError; waits for broker and schema."""
+    namespace = Namespace(settings.namespace)
+    models = load_models(settings.contracts)
+    artifacts = open_artifacts(settings)
+    pool = open_pool(settings.database_url.value, namespace.schema(NAME), "driftloop-trainer")
+    wait_for_schema(pool, NAME)
+    identities = wait_for_topics(admin_client(settings.kafka_bootstrap_servers), namespace, TOPICS)
+    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", 10_000))
+    drainer = OutboxDrainer(pool, producer, namespace, NAME)
+    consumer = ConsumerLoop(
+        config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", namespace.group(NAME)),
+        name=NAME,
+        subscriptions={
+            namespace.topic(DRIFT_EVENTS): Subscription(DRIFT_EVENTS, _on_drift),
+            namespace.topic(MODEL_STATUS): Subscription(MODEL_STATUS, _on_status),
+        },
+        identities=identities,
+        pool=pool,
+        producer=producer,
+        after_commit=drainer.wake,
+    )
+    client = httpx.Client(base_url=settings.label_ingest_url)
+    worker = RetrainingWorker(
+        pool=pool,
+        models=models,
+        client=client,
+        artifacts=artifacts,
+        highest_revision=highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer"),
+        clock=utc_now,
+        published=drainer.wake,
+        check_seconds=settings.check_seconds,
+        max_rows=settings.max_rows,
+    )
+    return Service(
+        name=NAME,
+        host=settings.host,
+        port=settings.port,
+        management_port=settings.management_port,
+        api=create_app(pool, tuple(models)),
+        workers=(consumer, drainer, worker),
+        ready=consumer_checks(pool, producer, consumer),
+        closers=(lambda: producer.close(5), client.close, pool.close),
+    )
+
+
+def _on_drift(connection: Connection, batch: Sequence[Delivery]) -> None:
+    store = Store(connection)
+    for one in batch:
+        assert isinstance(one.event, DriftDetected)
+        handlers.on_drift(store, utc_now, one.envelope.id, one.event)
+
+
+def _on_status(connection: Connection, batch: Sequence[Delivery]) -> None:
+    handlers.on_status(Store(connection), [one.event for one in batch if isinstance(one.event, ModelStatus)])
+
+
+if __name__ == "__main__":
+    main()

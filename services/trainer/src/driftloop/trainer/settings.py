@@ -1,0 +1,28 @@
+"""Environment → frozen settings of the trainer."""
+
+from pathlib import Path
+
+import msgspec
+
+from driftloop.common.settings import Secret
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the trainer is told from outside. See the README for each variable."""
+
+    kafka_bootstrap_servers: str
+    database_url: Secret
+    contracts: tuple[Path, ...]
+    artifacts: str
+    signing_key: Path
+    trusted_keys: Path
+    label_ingest_url: str = "http://127.0.0.1:8001"
+    namespace: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8003
+    management_port: int = 9003
+    # How often a waiting request looks for the labels that it lacks.
+    check_seconds: float = 2.0
+    # No more than so many of the newest labelled rows are fetched for a training set.
+    max_rows: int = 100_000
+    log_level: str = "INFO"

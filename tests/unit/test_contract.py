@@ -1,0 +1,125 @@
+"""The model contract: what it accepts, what it refuses and how it says so."""
+
+from pathlib import Path
+
+import pytest
+
+from driftloop.common.contract import ContractError, Grid, baseline_path, digest, load_contract
+from tests.support.paths import MODELS
+
+SHORT = """
+name: coin
+features:
+  - {name: weight, type: number}
+target: {name: heads}
+baseline: {path: coin.csv}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "contract.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_contract_needs_a_name_features_target_and_baseline_and_nothing_else(tmp_path: Path) -> None:
+    contract = load_contract(write(tmp_path, SHORT))
+    assert contract.feature_names == ("weight",)
+    assert contract.estimator.parameters.n_estimators == 100
+    assert (contract.gates.train_labels, contract.gates.gate_labels) == (800, 300)
+    assert (contract.drift.alpha, contract.drift.psi_critical, contract.drift.min_samples) == (0.05, 0.2, 500)
+
+
+@pytest.mark.parametrize("model", ["diabetes", "loan"])
+def test_the_shipped_contracts_load_and_their_baselines_are_there(model: str) -> None:
+    path = MODELS / model / "contract.yaml"
+    contract = load_contract(path)
+    assert contract.name == model
+    assert baseline_path(path, contract).is_file()
+
+
+def test_the_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
+    one = load_contract(write(tmp_path, SHORT))
+    spelled_out = load_contract(write(tmp_path, "decision_threshold: 0.5  # the default\n" + SHORT))
+    other = load_contract(write(tmp_path, "decision_threshold: 0.4\n" + SHORT))
+    assert digest(one) == digest(spelled_out) != digest(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "says"),
+    [
+        ("", "$", "Expected `object`, got `null`"),
+        (SHORT + "colour: red", "$", "unknown field `colour`"),
+        (SHORT + "decision_threshold: 1.5", "$.decision_threshold", "= 1.5: Expected `float` < 1.0"),
+        (SHORT + "gates: {train_labels: many}", "$.gates.train_labels", "= 'many': Expected `int`"),
+        (SHORT + "estimator: {kind: oracle}", "$.estimator.kind", "Invalid enum value 'oracle'"),
+        (SHORT + "name: twice", "$", "['name'] given twice"),
+        (SHORT + "drift: {psi_warning: 0.3}", "$.drift.psi_warning", "at most psi_critical = 0.2"),
+        (SHORT + "gates: {reference_rows_min: 5000}", "$.gates.reference_rows_min", "reference_rows_max = 2000"),
+        (SHORT.replace("coin.csv", "/etc/coin.csv"), "$.baseline.path", "relative to the contract"),
+        (SHORT.replace("heads", "weight"), "$.target.name", "is also a feature"),
+        (SHORT.replace("heads}", "heads, positive: 0}"), "$.target.positive", "must differ"),
+        (SHORT.replace("name: coin", "name: ../coin"), "$.name", "matching regex"),
+        ("features: [", "$", "is not valid YAML"),
+    ],
+)
+def test_an_error_names_the_file_the_field_the_value_and_the_remedy(
+    tmp_path: Path, text: str, field: str, says: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ContractError) as caught:
+        load_contract(path)
+    assert caught.value.field == field
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("feature", "field", "says"),
+    [
+        ("type: number, minimum: 5, maximum: 5", "minimum", "must be below maximum = 5"),
+        ("type: number, minimum: 0.05, resolution: 0.1", "minimum", "multiple of the resolution 0.1"),
+        ("type: number, categories: [a]", "categories", "a number has none"),
+        ("type: number, missing: [none]", "missing", "must be a number"),
+        ("type: integer, resolution: 0.5", "resolution", "must be whole"),
+        ("type: category", "categories", "list each category once"),
+        ("type: category, categories: [a, a]", "categories", "list each category once"),
+        ("type: category, categories: [a], minimum: 1", "minimum", "a category has none"),
+        ("type: category, categories: [a], missing: [a]", "missing", "not one of the categories"),
+        ("type: date", "type", "Invalid enum value 'date'"),
+    ],
+)
+def test_a_feature_that_contradicts_itself_is_refused(tmp_path: Path, feature: str, field: str, says: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        load_contract(write(tmp_path, SHORT.replace("type: number", feature)))
+    assert caught.value.field == f"$.features[0].{field}"
+    assert says in str(caught.value)
+
+
+def test_two_features_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = SHORT.replace("target:", "  - {name: weight, type: integer}\ntarget:")
+    with pytest.raises(ContractError, match=r"features\[1\].name = 'weight': is taken"):
+        load_contract(write(tmp_path, twice))
+
+
+def test_an_absent_file_is_a_contract_error(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="cannot be read"):
+        load_contract(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "rounded"),
+    [
+        (0.1, 0.30000000000000004, 0.3),
+        (0.1, 33.599998474121094, 33.6),
+        (0.25, 1.13, 1.25),
+        (0.001, 2.0005001, 2.001),
+        (5.0, 12.4, 10.0),
+        (100.0, 12_345.0, 12_300.0),
+        (1e-7, 1.23456789e-3, 0.0012346),
+        (0.1, 1e300, 1e300),
+        (1.0, -0.2, 0.0),
+    ],
+)
+def test_rounding_gives_the_float_nearest_the_decimal(step: float, value: float, rounded: float) -> None:
+    assert Grid(step).round(value) == rounded

@@ -1,0 +1,89 @@
+"""What is trained on and what is the gate's: in order of time, never both."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop.common.contract import Gates
+from driftloop.trainer.domain.dataset import LabeledRows, LeakError, divide, labels_wanted, training_set
+from driftloop.trainer.domain.split import BaselineSplit
+
+
+def labeled(minutes: Sequence[int], subjects: Sequence[str] = ()) -> LabeledRows:
+    """One row a minute given; its values hold its number."""
+    n = len(minutes)
+    times = np.datetime64("2024-01-01T00:00", "s") + np.array(minutes, dtype="m8[m]")
+    return LabeledRows(
+        ids=np.array([f"p{row:05d}" for row in range(n)], dtype=np.str_),
+        times=times,
+        values=np.arange(n, dtype=np.float64)[:, None],
+        labels=np.zeros(n, dtype=np.int8),
+        subjects=np.array(subjects or [""] * n, dtype=np.str_),
+    )
+
+
+def test_the_newest_rows_are_the_gates_whatever_order_they_came_in() -> None:
+    division = divide(labeled([5, 1, 4, 2, 3]), gate_labels=2)
+    assert division.train.ids.tolist() == ["p00001", "p00003", "p00004"]
+    assert division.gate.ids.tolist() == ["p00002", "p00000"]
+
+
+@given(st.lists(st.integers(0, 20), max_size=40), st.integers(0, 50))
+def test_no_row_is_on_both_sides_or_lost_and_training_is_never_newer(minutes: list[int], gate_labels: int) -> None:
+    division = divide(labeled(minutes), gate_labels)
+    assert len(division.gate) == min(gate_labels, len(minutes))
+    assert len({*division.train.ids, *division.gate.ids}) == len(minutes)
+    if len(division.train) and len(division.gate):
+        assert division.train.times.max() <= division.gate.times.min()
+
+
+def test_rows_of_one_instant_are_always_divided_the_same() -> None:
+    rows = labeled([7] * 6)
+    shuffled = rows.take(np.array([3, 5, 0, 1, 4, 2]))
+    assert divide(rows, 2).gate.ids.tolist() == divide(shuffled, 2).gate.ids.tolist() == ["p00004", "p00005"]
+
+
+def test_a_patient_of_the_gate_is_withheld_from_training() -> None:
+    division = divide(labeled([1, 2, 3, 4], subjects=["ann", "", "", "ann"]), gate_labels=2)
+    assert division.train.ids.tolist() == ["p00001"]
+    assert division.withheld == 1
+
+
+def test_a_prediction_that_occurs_twice_is_a_leak() -> None:
+    rows = labeled([1, 2])
+    with pytest.raises(LeakError, match="occurs twice"):
+        rows.take(np.array([0, 0]))
+
+
+def test_only_labels_of_the_new_population_are_waited_for() -> None:
+    gates = Gates(train_labels=3, gate_labels=2)
+    rows = labeled([1, 2, 3, 4, 5, 6])
+    assert labels_wanted(gates, rows.times, rows.times[3]) == 2
+    assert labels_wanted(gates, rows.times, rows.times[0]) == 0
+
+
+def test_the_training_set_is_the_baselines_part_and_then_the_labelled_rows() -> None:
+    split = BaselineSplit(train=np.array([0, 2]), holdout=np.array([1]))
+    baseline = np.array([[10.0], [11.0], [12.0]])
+    data = training_set(baseline, np.array([1, 0, 1], dtype=np.int8), split, labeled([1, 2]))
+    assert data.values[:, 0].tolist() == [10, 12, 0, 1]
+    assert (data.baseline_rows, data.labeled_rows) == (2, 2)
+    assert data.features.dtype == np.float32
+
+
+def test_a_held_out_baseline_row_in_training_is_a_leak() -> None:
+    split = BaselineSplit(train=np.array([0, 1]), holdout=np.array([1]))
+    with pytest.raises(LeakError, match="1 baseline rows are both"):
+        training_set(np.zeros((2, 1)), np.zeros(2, dtype=np.int8), split)
+
+
+def test_the_digest_names_the_set() -> None:
+    split = BaselineSplit(train=np.array([0, 1]), holdout=np.array([], dtype=np.int64))
+    labels = np.array([0, 1], dtype=np.int8)
+    one = training_set(np.array([[1.0], [np.nan]]), labels, split)
+    same = training_set(np.array([[1.0], [np.nan]]), labels, split)
+    other = training_set(np.array([[1.0], [2.0]]), labels, split)
+    assert one.digest == same.digest != other.digest
