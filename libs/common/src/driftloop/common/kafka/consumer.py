@@ -36,6 +36,10 @@ BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BAD_RUN = 100
 
 
+class NotYet(RuntimeError):
+    """Something outside that a handler needs is away for a while: the batch is tried again, whole."""
+
+
 class InvalidEvent(ValueError):
     """A handler found that one event can never be applied; it becomes a dead letter. The text holds no value of it."""
 
@@ -248,7 +252,7 @@ class ConsumerLoop:
             except offsets.Fenced as fenced:
                 self._reposition(records, fenced)
                 return False
-            except (psycopg.OperationalError, psycopg.InterfaceError, KafkaException, ProducerFull) as error:
+            except (psycopg.OperationalError, psycopg.InterfaceError, KafkaException, ProducerFull, NotYet) as error:
                 if isinstance(error, psycopg.Error) and not is_transient(error) and error.sqlstate is not None:
                     raise
                 self.state.retrying = f"retrying after {type(error).__name__}"

@@ -1,0 +1,58 @@
+# `make demo` shows the loop close; `make test` proves it. Everything else is listed by `make help`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SCENARIO ?= older-population
+PYTEST_ARGS ?=
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test test-integrations demo up down status clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Reinstalls only when a pin or a package's definition changed.
+$(READY): requirements/dev.txt requirements/install $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
+	@$(SHELL) requirements/check-host "$(PYTHON)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned requirements (a minute the first time)"
+	@PYTHON=$(BIN)/python requirements/install
+	@touch $@
+
+setup: $(READY) ## make the virtual environment and check the local stack
+	@$(BIN)/devstack check
+
+check: $(READY) ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## unit, contract, integration and end-to-end, on a real Kafka and a real PostgreSQL
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-integrations: setup ## tests against optional tools; what is not installed is skipped with a reason
+	$(BIN)/pytest -n 0 tests/integrations $(PYTEST_ARGS)
+
+demo: setup ## the whole loop on real parts; SCENARIO=pima-age-split runs real rows only
+	$(BIN)/driftloop-demo run $(SCENARIO)
+
+up: setup ## start the stack and every service, and print the URLs
+	$(BIN)/driftloop-demo up
+
+down: $(READY) ## stop what `make up` started
+	$(BIN)/driftloop-demo down
+
+status: $(READY) ## say what runs
+	$(BIN)/driftloop-demo status
+
+clean: ## remove what was built; caches outside the tree stay
+	@[ ! -x $(BIN)/driftloop-demo ] || $(BIN)/driftloop-demo down || true
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,149 @@
+"""The registry of artifacts: write, sign, fetch and verify the versions of models.
+
+What is fetched is verified in this order, and nothing is parsed before it was: the signature over model name, version
+and manifest digest; the manifest's digest; each file's size and digest. So a version that was signed cannot be changed,
+nor passed off as another model or as another version.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from driftloop.common import keys
+from driftloop.common.events import ArtifactRef
+from driftloop.common.registry.bundle import (
+    MANIFEST,
+    MANIFEST_LIMIT,
+    SIZE_LIMIT,
+    Bundle,
+    KnownAnswers,
+    Manifest,
+    check_size,
+    checked,
+    from_files,
+    read_manifest,
+    sha256,
+    to_files,
+)
+from driftloop.common.registry.errors import (
+    ArtifactConflict,
+    ArtifactError,
+    ArtifactMalformed,
+    ArtifactMissing,
+    ArtifactTooLarge,
+    DigestMismatch,
+    SignatureInvalid,
+    StoreUnavailable,
+)
+from driftloop.common.registry.files import read_file, write_folder
+
+__all__ = [
+    "SIZE_LIMIT",
+    "ArtifactConflict",
+    "ArtifactError",
+    "ArtifactMalformed",
+    "ArtifactMissing",
+    "ArtifactRef",
+    "ArtifactTooLarge",
+    "Bundle",
+    "DigestMismatch",
+    "KnownAnswers",
+    "SignatureInvalid",
+    "StoreUnavailable",
+    "fetch_bundle",
+    "write_bundle",
+]
+
+URI_LIMIT = 2000
+
+
+class Store(NamedTuple):
+    """How one URI scheme keeps versions: see `files.write_folder` and `files.read_file` for what each must do."""
+
+    write: Callable[[str, str, int, Mapping[str, bytes]], str]
+    read: Callable[[str, str, int, str, int], bytes]
+
+
+STORES: Mapping[str, Store] = {"file": Store(write_folder, read_file)}
+
+
+def write_bundle(root_uri: str, bundle: Bundle, key: keys.SigningKey, *, size_limit: int = SIZE_LIMIT) -> ArtifactRef:
+    """Keep a version at `<root_uri>/<model>/<version>` for ever, and sign it. The same bundle again is no error.
+
+    Raises ArtifactError: ArtifactConflict (the version exists with other content), ArtifactTooLarge (more than
+    `size_limit` bytes), ArtifactMalformed, StoreUnavailable.
+    """
+    store = _store(root_uri)
+    files = to_files(bundle)
+    check_size(read_manifest(files[MANIFEST], bundle.model_name, bundle.model_version), size_limit)
+    uri = store.write(root_uri, bundle.model_name, bundle.model_version, files)
+    digest = sha256(files[MANIFEST])
+    signature = key.sign(_statement(bundle.model_name, bundle.model_version, digest))
+    return ArtifactRef(uri=uri, sha256=digest, signature=base64.b64encode(signature).decode("ascii"), key_id=key.key_id)
+
+
+def fetch_bundle(
+    ref: ArtifactRef, model: str, version: int, public_keys: keys.PublicKeys, *, size_limit: int = SIZE_LIMIT
+) -> Bundle:
+    """Fetch one version of one model and verify it, as the module says, by the keys that are trusted.
+
+    Raises ArtifactError, whose `reason` is one of signature, digest, missing, too_large, format, unavailable.
+    """
+    _verify_signature(ref, model, version, public_keys)
+    store = _store(ref.uri)
+    manifest = _fetch_manifest(store, ref, model, version)
+    check_size(manifest, size_limit)
+    # One byte more than there may be shows a file that is too long.
+    files = {
+        name: checked(manifest, name, store.read(ref.uri, model, version, name, entry.size + 1))
+        for name, entry in manifest.files.items()
+    }
+    return from_files(manifest, files)
+
+
+def _store(uri: str) -> Store:
+    if len(uri) > URI_LIMIT:
+        raise ArtifactMalformed(f"an artifact URI has {len(uri)} characters, at most {URI_LIMIT} are read: shorten it")
+    scheme, separator, _ = uri.partition("://")
+    store = STORES.get(scheme.lower()) if separator else None
+    if store is None:
+        # The rest of an address may hold a password.
+        shown = repr(scheme[:20]) if separator else "no"
+        supported = ", ".join(f"{name}://" for name in sorted(STORES))
+        raise ArtifactMalformed(f"an artifact URI with {shown} scheme: supported are {supported}")
+    return store
+
+
+def _statement(model: str, version: int, digest: str) -> bytes:
+    """What is signed. The first line keeps a signature from meaning anything elsewhere."""
+    return f"driftloop artifact v1\nmodel {model}\nversion {version}\nsha256 {digest}\n".encode()
+
+
+def _verify_signature(ref: ArtifactRef, model: str, version: int, public_keys: keys.PublicKeys) -> None:
+    title = f"version {version} of model {model!r}"
+    public = public_keys.get(ref.key_id)
+    if public is None:
+        trusted = ", ".join(sorted(public_keys)) or "none"
+        raise SignatureInvalid(
+            f"{title} is signed by key {ref.key_id[:32]!r}, trusted are {trusted}: if it is yours, add its"
+            " public key to the trusted ones"
+        )
+    try:
+        signature = base64.b64decode(ref.signature, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SignatureInvalid(f"{title}: its signature is not base64: register it anew") from error
+    if not keys.verified(public, signature, _statement(model, version, ref.sha256)):
+        raise SignatureInvalid(
+            f"{title}: key {ref.key_id} did not sign this name, version and digest: do not use it, and find out who"
+            " published it"
+        )
+
+
+def _fetch_manifest(store: Store, ref: ArtifactRef, model: str, version: int) -> Manifest:
+    data = store.read(ref.uri, model, version, MANIFEST, MANIFEST_LIMIT + 1)
+    if len(data) > MANIFEST_LIMIT:
+        raise ArtifactTooLarge(f"{ref.uri!r}: {MANIFEST} has more than {MANIFEST_LIMIT} bytes: restore it")
+    if sha256(data) != ref.sha256:
+        raise DigestMismatch(f"{ref.uri!r}: {MANIFEST} is not the one that was signed: restore it, or roll back")
+    return read_manifest(data, model, version)

@@ -1,0 +1,1 @@
+"""Two-sample statistics from mergeable counts: exact, and the same however the counts were split before."""

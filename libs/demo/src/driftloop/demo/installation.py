@@ -1,0 +1,193 @@
+"""One installation on this machine: keys, secrets, schemas, topics, version 1, and the processes of its services."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from driftloop.common import keys
+from driftloop.common.kafka.admin import admin_client, create_topics
+from driftloop.common.postgres import migrations
+from driftloop.common.settings import Secret
+from driftloop.common.topics import Namespace, all_topics
+from driftloop.devstack import Stack
+from driftloop.devstack.processes import ServiceProcess, free_ports
+from psycopg import conninfo
+
+Say = Callable[[str], None]
+SERVICES = ("label_ingest", "drift_monitor", "trainer")
+PREDICTOR_PORT, LABEL_INGEST_PORT, DRIFT_MONITOR_PORT, TRAINER_PORT = 8000, 8001, 8002, 8003
+MANAGEMENT_OFFSET = 1000
+
+
+class SetUpError(RuntimeError):
+    """The installation could not be made; the text says which step failed and where its log is."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where a service listens: its API, and its health and metrics."""
+
+    api: int
+    management: int
+
+    @property
+    def url(self) -> str:
+        """The API's base URL on this machine."""
+        return f"http://127.0.0.1:{self.api}"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """All that is needed to start, talk to and look into one installation."""
+
+    folder: Path
+    stack: Stack
+    namespace: Namespace
+    contract: Path
+    ports: Mapping[str, Ports]
+    passwords: Mapping[str, Secret]
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """The names of the predictor processes."""
+        return tuple(name for name in self.ports if name.startswith("predictor"))
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The environment of one process: what the settings of its service ask for."""
+        service = name.split("-")[0] if name.startswith("predictor") else name.replace("-", "_")
+        common = {
+            "KAFKA_BOOTSTRAP_SERVERS": self.stack.bootstrap_servers,
+            "DRIFTLOOP_NAMESPACE": self.namespace.prefix,
+            "DRIFTLOOP_TRUSTED_KEYS": str(self.folder / "keys" / "trusted"),
+            "DRIFTLOOP_ARTIFACTS": (self.folder / "artifacts").as_uri(),
+            "DRIFTLOOP_CONTRACTS": str(self.contract),
+        }
+        if name in self.ports:
+            common["DRIFTLOOP_PORT"] = str(self.ports[name].api)
+            common["DRIFTLOOP_MANAGEMENT_PORT"] = str(self.ports[name].management)
+        if service == "predictor":
+            key = self.folder / "secrets" / "pseudonym"
+            return common | {
+                "DRIFTLOOP_CONTRACT": str(self.contract),
+                "DRIFTLOOP_REPLICA": name,
+                "DRIFTLOOP_PSEUDONYM_KEY_FILE": str(key),
+            }
+        common["DATABASE_URL"] = self.database_url(service)
+        if service == "trainer":
+            common["DRIFTLOOP_SIGNING_KEY"] = str(self.folder / "keys" / "signing.pem")
+            common["DRIFTLOOP_LABEL_INGEST_URL"] = self.ports["label-ingest"].url
+        return common
+
+    def database_url(self, service: str) -> str:
+        """The URL with which a service's own role connects."""
+        role, password = self.namespace.role(service), self.passwords[service].value
+        return conninfo.make_conninfo(self.stack.database_url, user=role, password=password)
+
+    def process(self, name: str) -> ServiceProcess:
+        """One service's process, not yet started."""
+        module = "predictor" if name.startswith("predictor") else name.replace("-", "_")
+        return ServiceProcess(
+            name=name,
+            argv=[sys.executable, "-m", f"driftloop.{module}.main"],
+            env=base_environment() | self.environment(name),
+            log_path=self.folder / "logs" / f"{name}.log",
+            management_port=self.ports[name].management,
+        )
+
+    def processes(self) -> list[ServiceProcess]:
+        """Every process, in the order of starting."""
+        return [self.process(name) for name in self.ports]
+
+
+def base_environment() -> dict[str, str]:
+    """What a child needs of this process's environment, without its settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTLOOP_")}
+    # A forest is small: several threads a process would only fight over two cores.
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def prepare(
+    folder: Path,
+    stack: Stack,
+    contract: Path,
+    *,
+    namespace: str = "",
+    predictors: int = 2,
+    fixed_ports: bool = False,
+    train: bool = True,
+    say: Say = lambda _text: None,
+) -> Installation:
+    """Make an installation in `folder`, or complete the one that is there. Raises SetUpError and what the steps raise.
+
+    With `fixed_ports` the services listen where the README says, otherwise on free ports.
+    """
+    for name in ("keys/trusted", "secrets", "artifacts", "logs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    say("keys and passwords")
+    signing = folder / "keys" / "signing.pem"
+    if not signing.exists():
+        keys.generate(signing, folder / "keys" / "trusted" / "signing.pub.pem")
+    passwords = {service: Secret(_secret(folder / "secrets" / service)) for service in SERVICES}
+    _secret(folder / "secrets" / "pseudonym")
+    installation = Installation(
+        folder.resolve(), stack, Namespace(namespace), contract.resolve(), _ports(predictors, fixed_ports), passwords
+    )
+    say("schemas and roles")
+    migrations.migrate(stack.database_url, installation.namespace, passwords)
+    say("topics")
+    create_topics(admin_client(stack.bootstrap_servers), installation.namespace, all_topics(), replication=1)
+    if train:
+        say("version 1, from the baseline")
+        train_first(installation)
+    return installation
+
+
+def train_first(installation: Installation) -> str:
+    """Run `trainer train`; returns what it said. Raises SetUpError."""
+    done = subprocess.run(
+        [sys.executable, "-m", "driftloop.trainer.cli", "train"],
+        env=base_environment() | installation.environment("trainer"),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SetUpError(f"`trainer train` failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout.strip()
+
+
+def _secret(path: Path) -> str:
+    """The secret in a file that only its owner reads, made if it is not there."""
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    return path.read_text()
+
+
+def _ports(predictors: int, fixed: bool) -> dict[str, Ports]:
+    names = [
+        *("label-ingest", "drift-monitor", "trainer"),
+        *(f"predictor-{number + 1}" for number in range(predictors)),
+    ]
+    if not fixed:
+        free = iter(free_ports(2 * len(names)))
+        return {name: Ports(next(free), next(free)) for name in names}
+    apis = [LABEL_INGEST_PORT, DRIFT_MONITOR_PORT, TRAINER_PORT]
+    # The second predictor and those after it listen beyond the other services' ports.
+    apis += [PREDICTOR_PORT, *range(TRAINER_PORT + 1, TRAINER_PORT + predictors)]
+    return {name: Ports(port, port + MANAGEMENT_OFFSET) for name, port in zip(names, apis, strict=True)}
+
+
+def describe(installation: Installation) -> str:
+    """Ports and processes as JSON, for whoever scripts against `make up`."""
+    found: dict[str, Sequence[int] | dict[str, int]] = {
+        name: {"api": ports.api, "management": ports.management} for name, ports in installation.ports.items()
+    }
+    return json.dumps(found, indent=2)

@@ -1,0 +1,155 @@
+"""The drift monitor's process: the only place where its objects are built."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import Connection
+
+from driftloop.common import keys
+from driftloop.common.clock import utc_now
+from driftloop.common.contract import Contract, ContractError, load_contract
+from driftloop.common.events import ModelUpdated, PredictionLabeled, PredictionMade, ServedVersion
+from driftloop.common.kafka.admin import admin_client
+from driftloop.common.kafka.config import consumer_config, producer_config
+from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, InvalidEvent, NotYet, Subscription
+from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.logs import configure_logging
+from driftloop.common.postgres.outbox import OutboxDrainer
+from driftloop.common.postgres.pool import open_pool
+from driftloop.common.process import Service, run_service
+from driftloop.common.profile import ReferenceProfile
+from driftloop.common.registry import ArtifactError, ArtifactMissing, StoreUnavailable, fetch_bundle
+from driftloop.common.settings import SettingsError, read_settings
+from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
+from driftloop.common.topics import LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, TOPICS, Namespace
+from driftloop.drift_monitor import handlers
+from driftloop.drift_monitor.api import create_app
+from driftloop.drift_monitor.evaluating import Evaluator, broker_end_offsets, supersede
+from driftloop.drift_monitor.settings import Settings
+from driftloop.drift_monitor.store import Store
+
+NAME = "drift-monitor"
+SCHEMA = "drift_monitor"
+
+
+def main() -> None:
+    """Read the settings, build the service, run it."""
+    answer_help("driftloop-drift-monitor", "Keeps drift statistics over the inference log.", Settings)
+    try:
+        settings = read_settings(Settings)
+        configure_logging(NAME, settings.log_level)
+        service = build(settings)
+    except (SettingsError, ContractError, keys.KeyFileError) as error:
+        sys.exit(f"driftloop-drift-monitor: {error}")
+    sys.exit(run_service(service))
+
+
+def load_contracts(paths: Sequence[Path]) -> dict[str, Contract]:
+    """The contracts by model name. Raises ContractError where two have one name."""
+    contracts: dict[str, Contract] = {}
+    for path in paths:
+        contract = load_contract(path)
+        if contract.name in contracts:
+            raise ContractError(path, "name", contract.name, "another contract has this name: give each model its own")
+        contracts[contract.name] = contract
+    return contracts
+
+
+def build(settings: Settings) -> Service:
+    """Put the service together. Raises SettingsError, ContractError, KeyFileError; waits for broker and schema."""
+    namespace, contracts = Namespace(settings.namespace), load_contracts(settings.contracts)
+    trusted = keys.load_public_keys(settings.trusted_keys)
+    pool = open_pool(settings.database_url.value, namespace.schema(SCHEMA), "driftloop-drift-monitor")
+    wait_for_schema(pool, SCHEMA)
+    admin = admin_client(settings.kafka_bootstrap_servers)
+    identities = wait_for_topics(admin, namespace, TOPICS)
+    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", 10_000))
+    drainer = OutboxDrainer(pool, producer, namespace, NAME)
+    layouts = handlers.cached_layouts(contracts)
+    predictions = namespace.topic(PREDICTIONS)
+
+    def fetch_profile(model: str, served: ServedVersion) -> ReferenceProfile:
+        return fetch_bundle(served.artifact, model, served.version, trusted).profile
+
+    routes = _Routes(contracts, layouts, fetch_profile, predictions, settings.max_parked)
+    consumer = ConsumerLoop(
+        config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", namespace.group(NAME)),
+        name=NAME,
+        subscriptions={
+            predictions: Subscription(PREDICTIONS, routes.predictions),
+            namespace.topic(LABELED_PREDICTIONS): Subscription(LABELED_PREDICTIONS, routes.labels),
+            namespace.topic(MODEL_UPDATES): Subscription(MODEL_UPDATES, routes.model_updates),
+        },
+        identities=identities,
+        pool=pool,
+        producer=producer,
+        after_commit=drainer.wake,
+    )
+    evaluator = Evaluator(
+        pool=pool,
+        contracts=contracts,
+        layouts=layouts,
+        end_offsets=broker_end_offsets(admin, predictions, identities[predictions].partitions),
+        topic=predictions,
+        consumer=NAME,
+        clock=utc_now,
+        published=drainer.wake,
+        every_seconds=settings.evaluate_seconds,
+        lateness_seconds=settings.allowed_lateness_seconds,
+    )
+    return Service(
+        name=NAME,
+        host=settings.host,
+        port=settings.port,
+        management_port=settings.management_port,
+        api=create_app(pool, contracts),
+        workers=(consumer, drainer, evaluator),
+        ready=consumer_checks(pool, producer, consumer),
+        closers=(lambda: producer.close(5), pool.close),
+    )
+
+
+@dataclass(frozen=True)
+class _Routes:
+    """From deliveries to handlers: each gets the store of its transaction."""
+
+    contracts: dict[str, Contract]
+    layouts: handlers.Layouts
+    fetch: handlers.FetchProfile
+    topic: str
+    max_parked: int
+
+    def predictions(self, connection: Connection, batch: Sequence[Delivery]) -> None:
+        placed = [
+            handlers.Placed(one.event, one.record.partition) for one in batch if isinstance(one.event, PredictionMade)
+        ]
+        try:
+            handlers.on_predictions(
+                Store(connection), self.contracts, self.layouts, self.topic, self.max_parked, placed
+            )
+        except handlers.ParkingFull as error:
+            raise NotYet(str(error)) from error
+
+    def labels(self, connection: Connection, batch: Sequence[Delivery]) -> None:
+        labels = [(one.event, one.record.partition) for one in batch if isinstance(one.event, PredictionLabeled)]
+        handlers.on_labels(Store(connection), self.contracts, labels)
+
+    def model_updates(self, connection: Connection, batch: Sequence[Delivery]) -> None:
+        for one in batch:
+            event = one.event
+            if not isinstance(event, ModelUpdated) or event.model_name not in self.contracts:
+                continue
+            try:
+                superseded = handlers.on_model_updated(Store(connection), self.fetch, utc_now, event)
+            except (ArtifactMissing, StoreUnavailable) as error:
+                raise NotYet(f"the artifact of revision {event.revision}: {type(error).__name__}") from error
+            except ArtifactError as error:
+                raise InvalidEvent(f"revision {event.revision}: its artifact is refused ({error.reason})") from error
+            for version in superseded:
+                supersede(connection, version, event.champion, utc_now())
+
+
+if __name__ == "__main__":
+    main()

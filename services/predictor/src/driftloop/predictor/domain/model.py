@@ -1,0 +1,126 @@
+"""A model ready to answer: opened only after its bytes were checked, and used only after it gave its known answers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+from driftloop.common.contract import Contract
+from driftloop.common.profile import CategoricalReference
+from driftloop.common.registry import Bundle, KnownAnswers
+from driftloop.predictor.domain.onnx_policy import INPUT, OUTPUT, UnusableModel, check_model
+
+__all__ = ["LoadedModel", "UnusableModel", "load_model"]
+
+# The runtime's errors have no common base.
+_RUNTIME_ERRORS = (
+    runtime.EPFail,
+    runtime.EngineError,
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NoModel,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One version of a model, in memory. Safe to use from several threads."""
+
+    name: str
+    version: int
+    width: int
+    session: ort.InferenceSession
+
+    def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """P(label = 1) [n] of `features` [n, width], NaN where missing, as the model gives it: not yet rounded."""
+        if len(features) == 0:
+            return np.empty(0)
+        probabilities: NDArray[np.float64] = self.session.run([OUTPUT], {INPUT: features})[0][:, 1].astype(np.float64)
+        return probabilities
+
+
+def load_model(bundle: Bundle, contract: Contract) -> LoadedModel:
+    """Check a fetched bundle against the contract and the policy, open it, and ask it its known answers.
+
+    Raises UnusableModel; its reason is one of the policy's, or contract, runtime or known_answers.
+    """
+    _check_contract(bundle, contract)
+    width = len(contract.features)
+    check_model(bundle.model, width)
+    model = LoadedModel(bundle.model_name, bundle.model_version, width, _open(bundle.model))
+    _check_known_answers(model, bundle.known_answers)
+    return model
+
+
+def _check_contract(bundle: Bundle, contract: Contract) -> None:
+    """The model's columns must mean what this predictor will put there.
+
+    The whole contract's digest may differ: a new alarm threshold does not make a model wrong.
+    """
+    if bundle.model_name != contract.name:
+        raise UnusableModel("contract", f"this is model {bundle.model_name!r}, this predictor serves {contract.name!r}")
+    trained = [
+        (feature.name, feature.categories if isinstance(feature, CategoricalReference) else ())
+        for feature in bundle.profile.features
+    ]
+    expected = [(feature.name, feature.categories) for feature in contract.features]
+    if trained != expected:
+        raise UnusableModel(
+            "contract",
+            f"version {bundle.model_version} was trained on {_columns(trained)}, the contract has {_columns(expected)}:"
+            " train a version for this contract",
+        )
+
+
+def _columns(features: Sequence[tuple[str, tuple[str, ...]]]) -> str:
+    return ", ".join(name + (f"({'|'.join(categories)})" if categories else "") for name, categories in features[:20])
+
+
+def _open(data: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    # One row is too little work to share, and a replica's cores belong to its workers.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Bytes can be made that are an ONNX file and one of the runtime's own format, which nobody has checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except _RUNTIME_ERRORS as error:
+        raise UnusableModel("runtime", f"the runtime cannot open the model: {_first_line(error)}") from error
+
+
+def _check_known_answers(model: LoadedModel, known: KnownAnswers) -> None:
+    inputs = np.array([[math.nan if value is None else value for value in row] for row in known.inputs], np.float32)
+    expected = np.array(known.probabilities)
+    if inputs.shape != (len(expected), model.width):
+        raise UnusableModel("known_answers", f"they are {inputs.shape}, the model takes [n, {model.width}]")
+    try:
+        got = model.session.run([OUTPUT], {INPUT: inputs})[0]
+    except _RUNTIME_ERRORS as error:
+        raise UnusableModel("known_answers", f"the model cannot answer them: {_first_line(error)}") from error
+    if got.shape != (len(expected), 2) or got.dtype != np.float32:
+        raise UnusableModel("output", f"probabilities are {got.dtype} {got.shape}, not float32 [{len(expected)}, 2]")
+    # NaN compares as false, so count what is right rather than what is wrong.
+    right = int(np.sum(np.abs(got[:, 1].astype(np.float64) - expected) <= known.tolerance))
+    if right != len(expected):
+        raise UnusableModel(
+            "known_answers",
+            f"{len(expected) - right} of {len(expected)} differ by more than {known.tolerance:g}: compare the versions of"
+            " the runtime here and in the trainer",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
