@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg import conninfo
+
 from driftloop.common import keys
 from driftloop.common.kafka.admin import admin_client, create_topics
 from driftloop.common.postgres import migrations
@@ -16,7 +18,6 @@ from driftloop.common.settings import Secret
 from driftloop.common.topics import Namespace, all_topics
 from driftloop.devstack import Stack
 from driftloop.devstack.processes import ServiceProcess, free_ports
-from psycopg import conninfo
 
 Say = Callable[[str], None]
 SERVICES = ("label_ingest", "drift_monitor", "trainer")

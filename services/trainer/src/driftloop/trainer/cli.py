@@ -7,8 +7,6 @@ from typing import NoReturn
 import psycopg
 import typer
 from confluent_kafka import KafkaException
-from driftloop.common.keys import KeyFileError
-from driftloop.common.registry import ArtifactError
 from rich.console import Console
 
 from driftloop.common.clock import utc_now
@@ -17,8 +15,10 @@ from driftloop.common.kafka.admin import TopicsError
 from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.reader import ReadTimeout
+from driftloop.common.keys import KeyFileError
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import Pool, open_pool
+from driftloop.common.registry import ArtifactError
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.topics import Namespace
 from driftloop.trainer.build import load_models, open_artifacts

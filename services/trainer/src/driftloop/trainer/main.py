@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 
 import httpx
-from driftloop.common.keys import KeyFileError
 from psycopg import Connection
 
 from driftloop.common.clock import utc_now
@@ -14,6 +13,7 @@ from driftloop.common.kafka.admin import admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.keys import KeyFileError
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import open_pool

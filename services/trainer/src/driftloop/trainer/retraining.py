@@ -11,8 +11,6 @@ import msgspec
 import numpy as np
 import psycopg
 from confluent_kafka import KafkaException
-from driftloop.common.registry import ArtifactError, Bundle, KnownAnswers
-from driftloop.trainer.domain.stability import unstable
 from psycopg import Connection
 
 from driftloop.common import metrics
@@ -22,8 +20,10 @@ from driftloop.common.contract import digest as contract_digest
 from driftloop.common.events import ArtifactRef
 from driftloop.common.kafka.reader import ReadTimeout
 from driftloop.common.postgres.pool import Pool, is_transient
+from driftloop.common.registry import ArtifactError, Bundle, KnownAnswers
 from driftloop.trainer.domain.challenger import BaselineData, Challenger, ReferenceRows, challenge
 from driftloop.trainer.domain.dataset import divide, labels_wanted
+from driftloop.trainer.domain.stability import unstable
 from driftloop.trainer.label_rows import ProductionRows, RowsUnavailable, fetch_rows
 from driftloop.trainer.serving import HighestRevision, promote
 from driftloop.trainer.store import Request, Store

@@ -15,7 +15,8 @@ class FeatureAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """One feature's alarm and its runs of windows up to now.
 
     `critical_run`, `warning_run` and `calm_run` count consecutive windows that were CRITICAL, WARNING or worse (and
-    sizeable), and below the open alarm. `second_critical` is the start of the second window of the CRITICAL run.
+    sizeable), and below the open alarm. `second_critical` is the start of the second window of the CRITICAL run that
+    opened the alarm, and stays for as long as that is CRITICAL.
     """
 
     severity: int = Severity.GOOD
@@ -32,11 +33,9 @@ def step(alarm: FeatureAlarm, drift: Drift, raw: Severity, large: bool, window_s
     after as many windows below it as would have opened it, to what those windows support.
     """
     critical_run = alarm.critical_run + 1 if raw is Severity.CRITICAL else 0
-    warning_run = alarm.warning_run + 1 if raw is not Severity.GOOD and large else 0
-    second = window_start if critical_run == 2 else (alarm.second_critical if critical_run > 2 else None)
-    if critical_run == 1 and drift.windows_critical == 1:
-        second = window_start
+    warning_run = alarm.warning_run + 1 if _holds_warning(raw, large) else 0
     open_now = Severity(alarm.severity)
+    second = _second_critical(alarm, drift, critical_run, window_start)
     supported = _supported(drift, critical_run, warning_run)
     calm_run = alarm.calm_run + 1 if _below(raw, large, open_now) else 0
     if supported > open_now:
@@ -49,7 +48,7 @@ def step(alarm: FeatureAlarm, drift: Drift, raw: Severity, large: bool, window_s
         critical_run=critical_run,
         warning_run=warning_run,
         calm_run=calm_run,
-        second_critical=second,
+        second_critical=second if critical_run or open_now is Severity.CRITICAL else None,
     )
 
 
@@ -59,10 +58,22 @@ def _supported(drift: Drift, critical_run: int, warning_run: int) -> Severity:
     return Severity.WARNING if warning_run >= drift.windows_warning else Severity.GOOD
 
 
+def _second_critical(alarm: FeatureAlarm, drift: Drift, critical_run: int, window_start: datetime) -> datetime | None:
+    """An open CRITICAL keeps what it opened with; where one window opens it, that one stands for the second."""
+    if alarm.severity != Severity.CRITICAL and critical_run == min(2, drift.windows_critical):
+        return window_start
+    return alarm.second_critical
+
+
+def _holds_warning(raw: Severity, large: bool) -> bool:
+    """CRITICAL counts whatever its size: its own PSI limit has judged that."""
+    return raw is Severity.CRITICAL or (raw is Severity.WARNING and large)
+
+
 def _below(raw: Severity, large: bool, open_now: Severity) -> bool:
     if open_now is Severity.CRITICAL:
         return raw < Severity.CRITICAL
-    return open_now is Severity.WARNING and (raw is Severity.GOOD or not large)
+    return open_now is Severity.WARNING and not _holds_warning(raw, large)
 
 
 def _windows(drift: Drift, severity: Severity) -> int:

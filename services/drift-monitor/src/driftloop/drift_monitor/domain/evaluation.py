@@ -1,5 +1,6 @@
 """One closed window against its reference: every feature's statistics, the alarms after it, the verdict."""
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -10,7 +11,7 @@ from driftloop.common.statistics.cells import Layout
 from driftloop.common.statistics.comparison import Comparison, compare
 from driftloop.drift_monitor.domain.alarm import FeatureAlarm, step
 from driftloop.drift_monitor.domain.panes import Window
-from driftloop.drift_monitor.domain.severity import Severity, raw_severity, sizeable, worst
+from driftloop.drift_monitor.domain.severity import Severity, corrected, raw_severity, sizeable, worst
 
 Alarms = Mapping[str, FeatureAlarm]
 SCORE = "score"
@@ -19,7 +20,9 @@ SCORE = "score"
 class FeatureResult(msgspec.Struct, frozen=True, kw_only=True):
     """One feature in one window. `severity` is the alarm's, `raw_severity` this window's alone.
 
-    `statistic` is KS D for a number and the total variation distance for a category; `n` counts non-missing rows.
+    `statistic` is KS D for a number and the total variation distance for a category; `n` counts non-missing rows. `p`
+    is the test's own, before any correction. `psi_critical` is None where one bin leaves nothing to compare: JSON, and
+    so the database, has no infinity.
     """
 
     name: str
@@ -27,7 +30,7 @@ class FeatureResult(msgspec.Struct, frozen=True, kw_only=True):
     statistic: float
     p: float
     psi: float
-    psi_critical: float
+    psi_critical: float | None
     n: int
     missing: int
     severity: str
@@ -62,8 +65,9 @@ def evaluate(
     ]
     after = dict(alarms)
     results = []
-    for comparison in comparisons[:-1]:
-        raw = raw_severity(drift, comparison)
+    judged = corrected(drift, [comparison.p for comparison in comparisons[:-1]])
+    for comparison, p in zip(comparisons[:-1], judged, strict=True):
+        raw = raw_severity(drift, comparison, p)
         alarm = alarms.get(comparison.name, FeatureAlarm())
         if sufficient:
             alarm = step(alarm, drift, raw, sizeable(drift, comparison), window.starts)
@@ -107,7 +111,7 @@ def _result(comparison: Comparison, severity: Severity, raw: Severity) -> Featur
         statistic=comparison.statistic,
         p=comparison.p,
         psi=comparison.psi,
-        psi_critical=comparison.psi_critical,
+        psi_critical=comparison.psi_critical if math.isfinite(comparison.psi_critical) else None,
         n=comparison.n,
         missing=comparison.missing,
         severity=severity.name,

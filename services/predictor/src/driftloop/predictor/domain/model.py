@@ -117,8 +117,8 @@ def _check_known_answers(model: LoadedModel, known: KnownAnswers) -> None:
     if right != len(expected):
         raise UnusableModel(
             "known_answers",
-            f"{len(expected) - right} of {len(expected)} differ by more than {known.tolerance:g}: compare the versions of"
-            " the runtime here and in the trainer",
+            f"{len(expected) - right} of {len(expected)} differ by more than {known.tolerance:g}: compare the"
+            " runtime's versions here and in the trainer",
         )
 
 

@@ -1,14 +1,14 @@
 """Which ONNX models may be loaded at all: checked on the bytes, before a runtime sees them.
 
-The lists are here and nowhere else: a model that could widen them would make its own law. Only what a tabular classifier
-needs is allowed: arithmetic, encoders, linear models and trees. No control flow, no functions, no operators of others,
-no data outside the file, nothing that makes large tensors out of small ones.
+The lists are here and nowhere else: a model that could widen them would make its own law. Only what a tabular
+classifier needs is allowed: arithmetic, encoders, linear models and trees. No control flow, no functions, no operators
+of others, no data outside the file.
 """
 
 from collections.abc import Iterator
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 INPUT = "features"
@@ -35,7 +35,7 @@ OPERATORS = {
 
 
 class UnusableModel(ValueError):
-    """A model must not serve. `reason` is a code for metrics and status, `detail` names what is wrong and the remedy."""
+    """A model must not serve. `reason` is a code for metrics and status, `detail` says what is wrong and the remedy."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
@@ -75,7 +75,7 @@ def _parse(data: bytes) -> ModelProto:
     except DecodeError as error:
         raise UnusableModel("not_onnx", f"the bytes are no ONNX model: {remedy}") from error
     size = model.ByteSize()
-    model.DiscardUnknownFields()  # type: ignore[no-untyped-call]
+    model.DiscardUnknownFields()
     if model.ByteSize() != size:
         # The runtime may know fields that this check does not.
         raise UnusableModel("not_onnx", f"the model has fields that cannot be checked here: {remedy}")
