@@ -49,6 +49,11 @@ def _name(model: str | None, contracts: Mapping[str, Contract]) -> str:
     return model
 
 
+def _feature(result: dict[str, Any]) -> dict[str, Any]:
+    """A feature's figures; `d` is the statistic where that is the KS test's."""
+    return result | {"d": result["statistic"] if result["kind"] == "numeric" else None}
+
+
 def _version(store: Store, model: str, row: dict[str, Any], limit: int) -> dict[str, Any]:
     windows = store.windows(model, row["model_version"], limit)
     last = windows[0]["result"] if windows else None
@@ -62,8 +67,8 @@ def _version(store: Store, model: str, row: dict[str, Any], limit: int) -> dict[
         "late": row["late"],
         "parked": row["parked"],
         "windows_closed": row["windows"],
-        "features": last["features"] if last else [],
-        "score": last["score"] if last else None,
+        "features": [_feature(one) for one in last["features"]] if last else [],
+        "score": _feature(last["score"]) if last else None,
         "performance": msgspec.to_builtins(performance(store.label_counts(model, row["model_version"]))),
         "windows": [{"number": one["number"], "evaluated_at": one["evaluated_at"]} | one["result"] for one in windows],
     }

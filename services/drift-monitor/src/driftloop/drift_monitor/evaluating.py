@@ -19,10 +19,10 @@ from driftloop.common.events import DriftDetected, DriftedFeature
 from driftloop.common.postgres.offsets import read_offsets
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.postgres.pool import Pool, is_transient
-from driftloop.common.statistics.cells import Layout
 from driftloop.common.topics import DRIFT_EVENTS
 from driftloop.drift_monitor.domain.evaluation import WindowResult, changed_since, evaluate, verdict
 from driftloop.drift_monitor.domain.panes import tile
+from driftloop.drift_monitor.domain.performance import performance
 from driftloop.drift_monitor.domain.severity import Severity
 from driftloop.drift_monitor.handlers import Layouts, unpark
 from driftloop.drift_monitor.store import Evaluation, Store, Version
@@ -81,29 +81,39 @@ class Evaluator:
         # Asked before the offsets are read: what is in the log by now was predicted before now.
         now, ends = self._clock(), self._end_offsets()
         with self._pool.connection() as connection:
-            champions = Store(connection).champions()
+            champions, parked = Store(connection).champions(), Store(connection).parked_versions()
             metrics.PARKED_PREDICTIONS.set(Store(connection).parked())
+        for version in parked:
+            # Also those of a version that serves no more: what was predicted must be counted.
+            self._unpark(version)
         for version in champions:
             if version[0] in self._contracts:
                 with self._pool.connection() as connection:
                     self._evaluate(connection, version, now, ends)
         self._published()
 
+    def _unpark(self, version: Version) -> None:
+        left = version[0] in self._contracts
+        while left:
+            with self._pool.connection() as connection:
+                store = Store(connection)
+                layout = self._layouts(store, version)
+                left = layout is not None and unpark(store, self._contracts[version[0]], layout, version) > 0
+
     def _evaluate(self, connection: Connection, version: Version, now: datetime, ends: Mapping[int, int]) -> None:
         store, contract = Store(connection), self._contracts[version[0]]
         layout = self._layouts(store, version)
         if layout is None:
             return
-        unpark(store, contract, layout, version)
         # Read committed: the statements after this lock see what every consumer that held it has counted.
         evaluation = store.lock_evaluation(version)
-        if evaluation is None or evaluation.superseded:
+        if evaluation.superseded:
             return
         watermark = self._watermark(connection, now, ends)
         if watermark is None:
             return
         drift = contract.drift
-        panes = store.open_panes(version, evaluation.tiled_until, layout.size)
+        panes = store.open_panes(version, evaluation.tiled_until, layout)
         for window in tile(panes, watermark, drift.pane_seconds, drift.min_samples, drift.max_age_seconds):
             result, alarms = evaluate(layout, drift, evaluation.alarms, window)
             after = replace(
@@ -116,7 +126,7 @@ class Evaluator:
             store.add_window(version, after.windows, result, self._clock())
             emit(connection, drift_events(version, evaluation, after, result, self._clock()))
             evaluation = after
-            _export(version, layout, result)
+            _export(version, result, performance(store.label_counts(*version)).accuracy)
             logger.info(
                 "a window was closed",
                 extra={"model": version[0], "version": version[1], "n": window.n, "raw": result.raw_severity,
@@ -183,7 +193,7 @@ def supersede(connection: Connection, version: Version, champion: int, now: date
     """Stop evaluating a version that another has followed; its open alarm is cleared, for it tells of no one now."""
     store = Store(connection)
     evaluation = store.lock_evaluation(version)
-    if evaluation is None or evaluation.superseded:
+    if evaluation.superseded:
         return
     store.save_evaluation(version, replace(evaluation, alarms={}, verdict=Severity.GOOD.name, superseded=True))
     metrics.DRIFT_VERDICT.labels(version[0], str(version[1])).set(Severity.GOOD)
@@ -215,9 +225,11 @@ def broker_end_offsets(admin: AdminClient, topic: str, partitions: int) -> EndOf
     return ends
 
 
-def _export(version: Version, layout: Layout, result: WindowResult) -> None:
+def _export(version: Version, result: WindowResult, accuracy: float | None) -> None:
     labels = (version[0], str(version[1]))
     metrics.DRIFT_VERDICT.labels(*labels).set(Severity[result.severity])
     for one in result.features:
         metrics.FEATURE_D.labels(*labels, one.name).set(one.statistic)
         metrics.FEATURE_PSI.labels(*labels, one.name).set(one.psi)
+    if accuracy is not None:
+        metrics.REALISED_ACCURACY.labels(*labels).set(accuracy)

@@ -102,14 +102,18 @@ def fold(store: Store, contract: Contract, layout: Layout, version: Version, pla
         else:
             panes[starts, one.partition].append(one.event)
     for (starts, partition), events in sorted(panes.items()):
-        store.add_to_pane(version, starts, partition, len(events), _count(contract, layout, events))
+        store.add_to_pane(version, starts, partition, len(events), _count(contract, layout, events), layout)
     for partition, n in late.items():
         store.add_late(version, partition, n)
         metrics.LATE_PREDICTIONS.labels(version[0]).inc(n)
 
 
 def unpark(store: Store, contract: Contract, layout: Layout, version: Version, limit: int = 5_000) -> int:
-    """Count what was parked before the version's profile was known. Returns how many there were."""
+    """Count what was parked before the version's profile was known. Returns how many there were.
+
+    The evaluation's lock makes it one at a time: all of them write the same panes.
+    """
+    store.lock_evaluation(version)
     events = store.unpark(version, limit)
     if events:
         fold(store, contract, layout, version, [Placed(event, UNPARKED) for event in events])
@@ -143,6 +147,7 @@ def on_model_updated(store: Store, fetch: FetchProfile, clock: Clock, event: Mod
             store.add_version(served, fetch(event.model_name, served), clock())
     if not store.set_champion(event.model_name, event.revision, event.champion):
         return []
+    store.reopen((event.model_name, event.champion))
     return store.open_evaluations(event.model_name, besides=event.champion)
 
 

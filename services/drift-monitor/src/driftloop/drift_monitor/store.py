@@ -12,10 +12,10 @@ from psycopg.types.json import Jsonb
 
 from driftloop.common.events import PredictionMade, ServedVersion
 from driftloop.common.profile import ReferenceProfile
-from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.cells import Counts, Layout
 from driftloop.drift_monitor.domain.alarm import FeatureAlarm
 from driftloop.drift_monitor.domain.evaluation import Alarms, WindowResult
-from driftloop.drift_monitor.domain.panes import Pane, decode_counts, encode_counts
+from driftloop.drift_monitor.domain.panes import Pane, decode_counts, encode_counts, layout_digest
 from driftloop.drift_monitor.domain.performance import SIZE, merged
 
 Version = tuple[str, int]
@@ -71,6 +71,14 @@ class Store:
         )
         return taken.rowcount == 1
 
+    def reopen(self, version: Version) -> None:
+        """Evaluate a version again that another had followed, its alarms as good as new."""
+        self._connection.execute(
+            "UPDATE evaluations SET superseded = false, alarms = '{}', verdict = 'GOOD' "
+            "WHERE model_name = %s AND model_version = %s AND superseded",
+            version,
+        )
+
     def champions(self) -> list[Version]:
         """The version of each model that should serve."""
         rows = self._connection.execute("SELECT model_name, champion FROM models ORDER BY model_name").fetchall()
@@ -80,27 +88,32 @@ class Store:
 
     def tiled_until(self, version: Version) -> datetime | None:
         """Where the version's closed windows end. Holds the evaluator off until this transaction ends."""
-        self._connection.execute(
-            "INSERT INTO evaluations (model_name, model_version) VALUES (%s, %s) ON CONFLICT DO NOTHING", version
-        )
+        self._open_evaluation(version)
         row = self._connection.execute(
             "SELECT tiled_until FROM evaluations WHERE model_name = %s AND model_version = %s FOR SHARE", version
         ).fetchone()
         return row[0] if row else None
 
-    def add_to_pane(self, version: Version, starts: datetime, partition: int, n: int, counts: Counts) -> None:
+    def _open_evaluation(self, version: Version) -> None:
+        self._connection.execute(
+            "INSERT INTO evaluations (model_name, model_version) VALUES (%s, %s) ON CONFLICT DO NOTHING", version
+        )
+
+    def add_to_pane(
+        self, version: Version, starts: datetime, partition: int, n: int, counts: Counts, layout: Layout
+    ) -> None:
         """Add counts to a pane. Only the owner of the partition calls it, so that reading and writing do not race."""
-        key = (*version, starts, partition)
+        key, digest = (*version, starts, partition), layout_digest(layout)
         row = self._connection.execute(
             "SELECT counts FROM panes WHERE model_name = %s AND model_version = %s AND starts = %s AND partition = %s",
             key,
         ).fetchone()
-        total = counts if row is None else counts + decode_counts(row[0], len(counts))
+        total = counts if row is None else counts + decode_counts(row[0], layout.size, digest)
         self._connection.execute(
             "INSERT INTO panes AS p VALUES (%s, %s, %s, %s, %s, %s) "
             "ON CONFLICT (model_name, model_version, starts, partition) "
             "DO UPDATE SET n = p.n + excluded.n, counts = excluded.counts",
-            [*key, n, encode_counts(total)],
+            [*key, n, encode_counts(total, digest)],
         )
 
     def add_late(self, version: Version, partition: int, n: int) -> None:
@@ -156,30 +169,37 @@ class Store:
         row = self._connection.execute("SELECT count(*) FROM parked").fetchone()
         return int(row[0]) if row else 0
 
+    def parked_versions(self) -> list[Version]:
+        """The versions that have parked predictions."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT model_name, model_version FROM parked ORDER BY model_name, model_version"
+        ).fetchall()
+        return [(name, version) for name, version in rows]
+
     def unpark(self, version: Version, limit: int) -> list[PredictionMade]:
-        """Take up to `limit` parked predictions of a version, in the order of parking."""
+        """Take up to `limit` parked predictions of a version, the oldest. Only who holds its evaluation calls it."""
         rows = self._connection.execute(
             "DELETE FROM parked WHERE id IN (SELECT id FROM parked WHERE model_name = %s AND model_version = %s "
-            "ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING event",
+            "ORDER BY id LIMIT %s) RETURNING event",
             [*version, limit],
         ).fetchall()
         return [msgspec.convert(event, PredictionMade) for (event,) in rows]
 
     # --- evaluating
 
-    def lock_evaluation(self, version: Version) -> Evaluation | None:
-        """The version's evaluation, locked; waits for consumers that count into it. None if nothing was counted yet."""
+    def lock_evaluation(self, version: Version) -> Evaluation:
+        """The version's evaluation, made if need be, locked; waits for consumers that count into it."""
+        self._open_evaluation(version)
         row = self._connection.execute(
             "SELECT tiled_until, alarms, verdict, windows, superseded FROM evaluations "
             "WHERE model_name = %s AND model_version = %s FOR UPDATE",
             version,
         ).fetchone()
-        if row is None:
-            return None
+        assert row is not None
         tiled, alarms, verdict, windows, superseded = row
         return Evaluation(tiled, msgspec.convert(alarms, dict[str, FeatureAlarm]), verdict, windows, superseded)
 
-    def open_panes(self, version: Version, since: datetime | None, size: int) -> list[Pane]:
+    def open_panes(self, version: Version, since: datetime | None, layout: Layout) -> list[Pane]:
         """The panes that no closed window holds, partitions merged, in order of time."""
         rows = self._connection.execute(
             "SELECT starts, n, counts FROM panes WHERE model_name = %s AND model_version = %s "
@@ -188,7 +208,7 @@ class Store:
         ).fetchall()
         panes: list[Pane] = []
         for starts, n, data in rows:
-            counts = decode_counts(data, size)
+            counts = decode_counts(data, layout.size, layout_digest(layout))
             if panes and panes[-1].starts == starts:
                 panes[-1] = Pane(starts, panes[-1].n + n, panes[-1].counts + counts)
             else:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ def pane_start(time: datetime, seconds: float) -> datetime:
     return time - (time - datetime.fromtimestamp(0, UTC)) % length
 
 
+@lru_cache(maxsize=256)
 def layout_digest(layout: Layout) -> int:
     """What tells two layouts apart whose count vectors are equally long: 64 bits of each cell's meaning."""
     digest = hashlib.blake2b(digest_size=8)
