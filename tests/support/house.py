@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
-from psycopg import Connection, conninfo, sql
+from psycopg import Connection, conninfo
 from psycopg.rows import TupleRow
 
 from driftloop.common import keys
@@ -36,6 +36,7 @@ from driftloop.common.topics import (
     dead_letter_topic,
     partition_for,
 )
+from driftloop.demo.installation import remove
 from driftloop.devstack import Stack
 from driftloop.devstack.processes import ServiceProcess, free_ports
 from tests.support.waiting import wait_until
@@ -70,14 +71,7 @@ class House:
             process.kill()
         for pool in self._pools:
             pool.close()
-        self.admin.delete_topics([self.namespace.topic(topic) for topic in all_topics()])
-        with psycopg.connect(self.stack.database_url, autocommit=True) as connection:
-            for service in migrations.services():
-                schema, role = self.namespace.schema(service), self.namespace.role(service)
-                connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
-                connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
-                connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
-                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+        remove(self.stack, self.namespace)
 
     @cached_property
     def admin(self) -> AdminClient:

@@ -1,6 +1,5 @@
 """One installation on this machine: keys, secrets, schemas, topics, version 1, and the processes of its services."""
 
-import json
 import os
 import secrets
 import subprocess
@@ -9,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psycopg import conninfo
+import psycopg
+from confluent_kafka import KafkaError, KafkaException
+from psycopg import conninfo, sql
 
 from driftloop.common import keys
+from driftloop.common.contract import load_contract
 from driftloop.common.kafka.admin import admin_client, create_topics
 from driftloop.common.postgres import migrations
 from driftloop.common.settings import Secret
@@ -23,6 +25,7 @@ Say = Callable[[str], None]
 SERVICES = ("label_ingest", "drift_monitor", "trainer")
 PREDICTOR_PORT, LABEL_INGEST_PORT, DRIFT_MONITOR_PORT, TRAINER_PORT = 8000, 8001, 8002, 8003
 MANAGEMENT_OFFSET = 1000
+ADMIN_SECONDS = 15.0
 
 
 class SetUpError(RuntimeError):
@@ -44,40 +47,43 @@ class Ports:
 
 @dataclass(frozen=True)
 class Installation:
-    """All that is needed to start, talk to and look into one installation."""
+    """All that is needed to start, talk to and look into one installation.
+
+    `ports` are by process name; `served` says which contract each predictor process serves.
+    """
 
     folder: Path
     stack: Stack
     namespace: Namespace
-    contract: Path
+    contracts: tuple[Path, ...]
     ports: Mapping[str, Ports]
+    served: Mapping[str, Path]
     passwords: Mapping[str, Secret]
 
     @property
     def predictors(self) -> tuple[str, ...]:
         """The names of the predictor processes."""
-        return tuple(name for name in self.ports if name.startswith("predictor"))
+        return tuple(self.served)
 
     def environment(self, name: str) -> dict[str, str]:
         """The environment of one process: what the settings of its service ask for."""
-        service = name.split("-")[0] if name.startswith("predictor") else name.replace("-", "_")
         common = {
             "KAFKA_BOOTSTRAP_SERVERS": self.stack.bootstrap_servers,
             "DRIFTLOOP_NAMESPACE": self.namespace.prefix,
             "DRIFTLOOP_TRUSTED_KEYS": str(self.folder / "keys" / "trusted"),
-            "DRIFTLOOP_ARTIFACTS": (self.folder / "artifacts").as_uri(),
-            "DRIFTLOOP_CONTRACTS": str(self.contract),
         }
         if name in self.ports:
             common["DRIFTLOOP_PORT"] = str(self.ports[name].api)
             common["DRIFTLOOP_MANAGEMENT_PORT"] = str(self.ports[name].management)
-        if service == "predictor":
-            key = self.folder / "secrets" / "pseudonym"
+        if name in self.served:
             return common | {
-                "DRIFTLOOP_CONTRACT": str(self.contract),
+                "DRIFTLOOP_CONTRACT": str(self.served[name]),
                 "DRIFTLOOP_REPLICA": name,
-                "DRIFTLOOP_PSEUDONYM_KEY_FILE": str(key),
+                "DRIFTLOOP_PSEUDONYM_KEY_FILE": str(self.folder / "secrets" / "pseudonym"),
             }
+        service = name.replace("-", "_")
+        common["DRIFTLOOP_CONTRACTS"] = ",".join(map(str, self.contracts))
+        common["DRIFTLOOP_ARTIFACTS"] = (self.folder / "artifacts").as_uri()
         common["DATABASE_URL"] = self.database_url(service)
         if service == "trainer":
             common["DRIFTLOOP_SIGNING_KEY"] = str(self.folder / "keys" / "signing.pem")
@@ -91,7 +97,7 @@ class Installation:
 
     def process(self, name: str) -> ServiceProcess:
         """One service's process, not yet started."""
-        module = "predictor" if name.startswith("predictor") else name.replace("-", "_")
+        module = "predictor" if name in self.served else name.replace("-", "_")
         return ServiceProcess(
             name=name,
             argv=[sys.executable, "-m", f"driftloop.{module}.main"],
@@ -106,8 +112,8 @@ class Installation:
 
 
 def base_environment() -> dict[str, str]:
-    """What a child needs of this process's environment, without its settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTLOOP_")}
+    """What a child needs of this process's environment, without its settings and without the administrator's URL."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DRIFTLOOP_", "DATABASE_URL"))}
     # A forest is small: several threads a process would only fight over two cores.
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -115,17 +121,17 @@ def base_environment() -> dict[str, str]:
 def prepare(
     folder: Path,
     stack: Stack,
-    contract: Path,
+    contracts: Sequence[Path],
     *,
     namespace: str = "",
     predictors: int = 2,
     fixed_ports: bool = False,
-    train: bool = True,
     say: Say = lambda _text: None,
 ) -> Installation:
     """Make an installation in `folder`, or complete the one that is there. Raises SetUpError and what the steps raise.
 
-    With `fixed_ports` the services listen where the README says, otherwise on free ports.
+    Each contract gets so many `predictors`. With `fixed_ports` the services listen where the README says, otherwise on
+    free ports.
     """
     for name in ("keys/trusted", "secrets", "artifacts", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -135,17 +141,38 @@ def prepare(
         keys.generate(signing, folder / "keys" / "trusted" / "signing.pub.pem")
     passwords = {service: Secret(_secret(folder / "secrets" / service)) for service in SERVICES}
     _secret(folder / "secrets" / "pseudonym")
+    contracts = tuple(path.resolve() for path in contracts)
+    served = _served(contracts, predictors)
     installation = Installation(
-        folder.resolve(), stack, Namespace(namespace), contract.resolve(), _ports(predictors, fixed_ports), passwords
+        folder.resolve(), stack, Namespace(namespace), contracts, _ports(served, fixed_ports), served, passwords
     )
     say("schemas and roles")
     migrations.migrate(stack.database_url, installation.namespace, passwords)
     say("topics")
     create_topics(admin_client(stack.bootstrap_servers), installation.namespace, all_topics(), replication=1)
-    if train:
-        say("version 1, from the baseline")
-        train_first(installation)
+    say("version 1, from the baseline")
+    said = train_first(installation)
+    say(said.splitlines()[-1])
     return installation
+
+
+def remove(stack: Stack, namespace: Namespace) -> None:
+    """Delete every topic, schema and role of a namespace; what is not there is no error. For demos and tests only."""
+    admin = admin_client(stack.bootstrap_servers)  # kept: its futures die with it
+    for future in admin.delete_topics([namespace.topic(topic) for topic in all_topics()]).values():
+        try:
+            future.result(ADMIN_SECONDS)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+    with psycopg.connect(stack.database_url, autocommit=True) as connection:
+        for service in migrations.services():
+            schema, role = namespace.schema(service), namespace.role(service)
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
+            connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+            if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
+                connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
 def train_first(installation: Installation) -> str:
@@ -172,23 +199,21 @@ def _secret(path: Path) -> str:
     return path.read_text()
 
 
-def _ports(predictors: int, fixed: bool) -> dict[str, Ports]:
-    names = [
-        *("label-ingest", "drift-monitor", "trainer"),
-        *(f"predictor-{number + 1}" for number in range(predictors)),
-    ]
+def _served(contracts: Sequence[Path], predictors: int) -> dict[str, Path]:
+    """Which contract each predictor serves: `predictor-1`, … of the first, `predictor-<model>-1`, … of the others."""
+    served: dict[str, Path] = {}
+    for place, contract in enumerate(contracts):
+        model = f"-{load_contract(contract).name}" if place else ""
+        served |= {f"predictor{model}-{number + 1}": contract for number in range(predictors)}
+    return served
+
+
+def _ports(served: Mapping[str, Path], fixed: bool) -> dict[str, Ports]:
+    names = ["label-ingest", "drift-monitor", "trainer", *served]
     if not fixed:
         free = iter(free_ports(2 * len(names)))
         return {name: Ports(next(free), next(free)) for name in names}
-    apis = [LABEL_INGEST_PORT, DRIFT_MONITOR_PORT, TRAINER_PORT]
-    # The second predictor and those after it listen beyond the other services' ports.
-    apis += [PREDICTOR_PORT, *range(TRAINER_PORT + 1, TRAINER_PORT + predictors)]
+    # The first predictor has the port of the service that it replaces; the others follow those of the services.
+    apis = [LABEL_INGEST_PORT, DRIFT_MONITOR_PORT, TRAINER_PORT, PREDICTOR_PORT]
+    apis += range(TRAINER_PORT + 1, TRAINER_PORT + len(served))
     return {name: Ports(port, port + MANAGEMENT_OFFSET) for name, port in zip(names, apis, strict=True)}
-
-
-def describe(installation: Installation) -> str:
-    """Ports and processes as JSON, for whoever scripts against `make up`."""
-    found: dict[str, Sequence[int] | dict[str, int]] = {
-        name: {"api": ports.api, "management": ports.management} for name, ports in installation.ports.items()
-    }
-    return json.dumps(found, indent=2)
