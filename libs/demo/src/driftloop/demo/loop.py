@@ -45,7 +45,7 @@ class Loop:
 
     def say(self, text: str) -> None:
         """One line of progress, with the seconds since the start."""
-        self.console.print(f"[dim]{self.seconds():6.1f} s[/]  {text}", highlight=False)
+        self.console.print(progress_line(self.started, text), highlight=False)
 
     def seconds(self) -> float:
         """Seconds since the start."""
@@ -159,6 +159,11 @@ class Loop:
     def _report(self, count: int) -> None:
         if count > 0:
             self.traffic.report_outcomes([self._at_the_lab.popleft() for _ in range(count)])
+
+
+def progress_line(started: float, text: str) -> str:
+    """A line of progress with the seconds since `started`."""
+    return f"[dim]{time.monotonic() - started:6.1f} s[/]  {text}"
 
 
 def disagreements(counts: dict[str, int], answered: int) -> list[str]:

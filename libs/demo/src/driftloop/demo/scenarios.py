@@ -310,9 +310,7 @@ def _accuracy(answers: Sequence[Answer]) -> float:
 
 def _critical_alarm(loop: Loop, version: int) -> DriftDetected:
     def opened() -> DriftDetected | None:
-        return next(
-            (one for one in loop.alarms() if one.verdict == "CRITICAL" and one.model_version == version), None
-        )
+        return next((one for one in loop.alarms() if one.verdict == "CRITICAL" and one.model_version == version), None)
 
     return wait_for("the CRITICAL event in the log", opened)
 
@@ -321,9 +319,7 @@ def _features(loop: Loop, alarm: DriftDetected) -> list[dict[str, Any]]:
     """Every feature in the window that opened an alarm."""
     version = loop.observer.version(alarm.model_version)
     assert version is not None
-    window = next(
-        one for one in version["windows"] if datetime.fromisoformat(one["starts"]) == alarm.window_start
-    )
+    window = next(one for one in version["windows"] if datetime.fromisoformat(one["starts"]) == alarm.window_start)
     return [_told(one) for one in window["features"]]
 
 

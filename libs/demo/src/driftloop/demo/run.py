@@ -1,0 +1,111 @@
+"""Runs one scenario from nothing to its report, and leaves nothing running."""
+
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from driftloop.common.contract import load_contract
+from driftloop.common.topics import OUTCOMES, Namespace
+from driftloop.demo import report
+from driftloop.demo.installation import prepare, remove
+from driftloop.demo.loop import Loop, progress_line
+from driftloop.demo.observer import DemoFailed, Observer
+from driftloop.demo.scenarios import SCENARIOS, Scenario, shipped_contract
+from driftloop.demo.traffic import Traffic
+from driftloop.devstack import Stack, running
+from driftloop.devstack.processes import ProcessGroup
+
+
+def run(name: str, folder: Path, seed: int, console: Console, kill: str | None = None) -> dict[str, Any]:
+    """Play a scenario on a stack of its own, print its report and write `report.json`; returns the report.
+
+    Raises DemoFailed, and what starting the stack and the services raises.
+    """
+    scenario, started = SCENARIOS[name], time.monotonic()
+    _clear(folder)
+    console.print(f"[bold]Driftloop: {scenario.title}[/] (seed {seed})", highlight=False)
+    with (
+        console.status("a broker and a database") as status,
+        running(folder / "stack", progress=lambda text: status.update(text)) as stack,
+    ):
+        status.stop()
+        namespace = Namespace(f"demo_{uuid.uuid4().hex[:8]}" if _shared(stack) else "")
+        try:
+            return _play(name, scenario, folder, stack, namespace, seed, console, kill, started)
+        finally:
+            if _shared(stack):
+                remove(stack, namespace)
+
+
+def _shared(stack: Stack) -> bool:
+    """Whether others may use the servers, too: then the demo keeps to names of its own."""
+    return "external" in (stack.kind, stack.database_kind)
+
+
+def _clear(folder: Path) -> None:
+    """What an earlier run has left would be taken for this one's."""
+    for part in ("installation", "contract", "report.json"):
+        path = folder / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _play(
+    name: str,
+    scenario: Scenario,
+    folder: Path,
+    stack: Stack,
+    namespace: Namespace,
+    seed: int,
+    console: Console,
+    kill: str | None,
+    started: float,
+) -> dict[str, Any]:
+    contract = scenario.prepare(shipped_contract("diabetes"), folder / "contract")
+    with _loop(contract, folder, stack, namespace, console, started) as loop:
+        loop.lab_delay, loop.kill = scenario.lab_delay, kill
+        findings = scenario.play(loop, np.random.default_rng(seed))
+        events = loop.settle()
+        found = report.build(name, seed, loop, findings, events)
+    report.write(folder / "report.json", found)
+    report.show(console, found, findings.population)
+    console.print(f"[dim]the same figures: {folder / 'report.json'}[/]", highlight=False)
+    if found["requests"]["failed"]:
+        raise DemoFailed(f"{found['requests']['failed']} requests failed")
+    return found
+
+
+@contextmanager
+def _loop(
+    contract: Path, folder: Path, stack: Stack, namespace: Namespace, console: Console, started: float
+) -> Iterator[Loop]:
+    """The installation with every service ready, and its users; all stopped at the end."""
+
+    def say(text: str) -> None:
+        console.print(progress_line(started, text), highlight=False)
+
+    installation = prepare(folder / "installation", stack, [contract], namespace=namespace.prefix, say=say)
+    model = load_contract(contract)
+    observer = Observer(installation, model.name)
+    traffic = Traffic(
+        [installation.ports[one].url for one in installation.predictors],
+        installation.ports["label-ingest"].url,
+        stack.bootstrap_servers,
+        namespace.topic(OUTCOMES),
+    )
+    group = ProcessGroup(installation.processes())
+    say(f"starting {', '.join(one.name for one in group.processes)}")
+    try:
+        with group:
+            say("all of them are ready")
+            yield Loop(installation, model, group, traffic, observer, console, started=started)
+    finally:
+        traffic.close()
+        observer.close()
