@@ -165,15 +165,19 @@ class RetrainingWorker:
     def _data(self, model: ModelData, request: Request) -> _Data | None:
         """The rows of an attempt, or None while there are too few; then the request says what it waits for."""
         contract, gates = model.contract, model.contract.gates
-        labeled = fetch_rows(self._client, contract, limit=self._max_rows, labelled=True)
-        lacking = {
-            "labels": labels_wanted(gates, labeled.times, np.datetime64(request.changed_since.replace(tzinfo=None)))
-        }
-        lacking["labels"] = max(lacking["labels"], request.labels_before_next - _new_labels(labeled, request))
+        # Asked first, and no more than are needed: whoever waits for weeks must not fetch everything every time.
+        enough = max(gates.train_labels + gates.gate_labels, request.labels_before_next)
+        new = fetch_rows(self._client, contract, limit=enough, labelled=True, since=request.changed_since)
         recent = fetch_rows(
             self._client, contract, limit=gates.reference_rows_max, labelled=False, since=request.changed_since
         )
-        lacking["reference_rows"] = max(0, gates.reference_rows_min - len(recent))
+        lacking = {
+            "labels": max(
+                labels_wanted(gates, new.times, np.datetime64(_naive(request.changed_since))),
+                request.labels_before_next - len(new),
+            ),
+            "reference_rows": max(0, gates.reference_rows_min - len(recent)),
+        }
         metrics.RETRAIN_WAITING.labels(contract.name).set(lacking["labels"])
         if any(lacking.values()):
             wanted = [f"{rows} more {name.replace('_', ' ')}" for name, rows in lacking.items() if rows]
@@ -183,6 +187,7 @@ class RetrainingWorker:
         if unsettled:
             self._wait(request, f"waiting for the population to settle: {unsettled}", {})
             return None
+        labeled = fetch_rows(self._client, contract, limit=self._max_rows, labelled=True)
         return _Data(labeled, ReferenceRows(recent.ids, recent.values))
 
     def _decide(

@@ -1,0 +1,211 @@
+"""The trainer on a real database and broker: requests, first versions and serving states."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import httpx
+import msgspec
+import pytest
+
+from driftloop.common import registry
+from driftloop.common.events import DriftDetected, ModelStatus, ModelUpdated
+from driftloop.common.keys import load_public_keys
+from driftloop.common.postgres.pool import Pool
+from driftloop.common.topics import DRIFT_EVENTS, MODEL_UPDATES
+from driftloop.trainer import handlers
+from driftloop.trainer.api import create_app
+from driftloop.trainer.domain.challenger import BaselineData
+from driftloop.trainer.first import FirstVersion, train_first
+from driftloop.trainer.retraining import Artifacts
+from driftloop.trainer.serving import highest_published, revision_of
+from driftloop.trainer.store import Store
+from tests.support.asgi import ask
+from tests.support.house import House
+from tests.support.models import shipped
+from tests.support.paths import MODELS
+from tests.support.predictions import START
+from tests.support.waiting import wait_until
+
+LOAN = shipped("loan", trees=5)
+BASELINE = BaselineData.of(LOAN.contract, LOAN.values, LOAN.labels)
+NAME = LOAN.contract.name
+
+
+def artifacts_of(house: House) -> Artifacts:
+    return Artifacts(
+        house.register,
+        lambda ref, model, version: registry.fetch_bundle(ref, model, version, load_public_keys(house.trusted_keys)),
+    )
+
+
+def first(house: House, pool: Pool, published: int = 0) -> FirstVersion:
+    return train_first(
+        pool, LOAN.contract, BASELINE, artifacts_of(house), lambda _m: published, lambda: START, lambda _t: None
+    )
+
+
+@pytest.fixture
+def pool(house: House) -> Pool:
+    assert house.signing_key.key_id  # made before several threads ask for it
+    return house.pool("trainer", max_size=6)
+
+
+def alarm(
+    version: int = 1, severity: str = "CRITICAL", change: str = "opened", verdict: str | None = None
+) -> DriftDetected:
+    return msgspec.convert(
+        {
+            "model_name": NAME,
+            "model_version": version,
+            "change": change,
+            "severity": severity,
+            "verdict": verdict or severity,
+            "window_start": START,
+            "window_end": START + timedelta(minutes=1),
+            "detected_at": START,
+            "features": (),
+            "changed_since": START + timedelta(seconds=30),
+        },
+        DriftDetected,
+    )  # fmt: skip
+
+
+def drift(pool: Pool, event: DriftDetected, event_id: str = "drift:1") -> None:
+    with pool.connection() as connection:
+        handlers.on_drift(Store(connection), lambda: START, event_id, event)
+
+
+def requests(pool: Pool) -> list[dict[str, object]]:
+    with pool.connection() as connection:
+        found: list[dict[str, object]] = Store(connection).overview(NAME)["requests"]
+        return found
+
+
+# --- version 1
+
+
+def test_the_first_version_is_registered_and_made_champion_with_its_event(house: House, pool: Pool) -> None:
+    made = first(house, pool)
+    assert (made.model.champion, made.model.revision) == (1, 1)
+    with pool.connection() as connection:
+        (value,) = connection.execute("SELECT value FROM outbox").fetchone() or (b"",)
+    state = msgspec.json.decode(value, type=ModelUpdated)
+    bundle = artifacts_of(house).fetch(state.served(1).artifact, NAME, 1)
+    assert bundle.profile.rows == len(LOAN.labels)
+    assert state.champion == 1
+
+
+def test_trainers_that_start_at_once_make_one_first_version(house: House, pool: Pool) -> None:
+    with ThreadPoolExecutor(3) as executor:
+        results = list(executor.map(lambda _: first(house, pool), range(3)))
+    assert sum(one.card is not None for one in results) == 1
+    with pool.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (1,)
+
+
+def test_a_restored_database_goes_on_above_what_the_topic_holds(house: House, pool: Pool) -> None:
+    assert first(house, pool, published=41).model.revision == 42
+
+
+def test_the_highest_revision_in_the_topic_is_that_of_the_model_asked_for(house: House) -> None:
+    for key in (f"{NAME}/7", f"{NAME}/12", "other/99", f"{NAME}/x", NAME, f"{NAME}/-3"):
+        house.produce(MODEL_UPDATES, b"{}", key)
+    highest = highest_published(house.stack.bootstrap_servers, house.namespace, "tests")
+    assert (highest(NAME), highest("other"), highest("nobody")) == (12, 99, 0)
+
+
+@pytest.mark.parametrize("key", [None, b"", b"loan/", b"loan/1234567890123", b"\xff/1"])
+def test_a_key_that_is_none_of_ours_has_no_revision(key: bytes | None) -> None:
+    assert revision_of("loan", key) == 0
+
+
+# --- requests
+
+
+def test_a_critical_alarm_of_the_champion_opens_one_request_however_often_it_comes(house: House, pool: Pool) -> None:
+    first(house, pool)
+    drift(pool, alarm())
+    drift(pool, alarm())
+    drift(pool, alarm(), "drift:2")
+    (request,) = requests(pool)
+    assert (request["state"], request["changed_since"]) == ("waiting", START + timedelta(seconds=30))
+
+
+def test_alarms_that_are_not_critical_or_of_another_version_open_none(house: House, pool: Pool) -> None:
+    first(house, pool)
+    drift(pool, alarm(severity="WARNING"))
+    drift(pool, alarm(version=7))
+    assert requests(pool) == []
+
+
+def test_a_cleared_alarm_takes_the_request_back(house: House, pool: Pool) -> None:
+    first(house, pool)
+    drift(pool, alarm())
+    drift(pool, alarm(change="cleared", verdict="GOOD"), "drift:2")
+    (request,) = requests(pool)
+    assert request["state"] == "withdrawn"
+
+
+# --- replicas and the API
+
+
+def test_an_older_report_of_a_replica_never_replaces_a_newer_one(pool: Pool) -> None:
+    def status(revision: int, minutes: int) -> ModelStatus:
+        time = START + timedelta(minutes=minutes)
+        return ModelStatus(
+            model_name=NAME, replica="p-1", revision=revision, model_version=revision, since=time, reported_at=time
+        )
+
+    with pool.connection() as connection:
+        handlers.on_status(Store(connection), [status(2, 5), status(1, 3)])
+    response = ask(create_app(pool, (NAME,)), "GET", f"/v1/models/{NAME}")
+    assert [one["revision"] for one in response.json()["replicas"]] == [2]
+
+
+def test_the_api_shows_the_card_and_names_what_it_does_not_have(house: House, pool: Pool) -> None:
+    first(house, pool)
+    app = create_app(pool, (NAME,))
+    card = ask(app, "GET", f"/v1/models/{NAME}/versions/1").json()
+    assert card["metrics"]["baseline_holdout"]["rows"] == LOAN.contract.baseline.holdout_rows
+    assert ask(app, "GET", f"/v1/models/{NAME}/versions/2").status_code == 404
+    assert "['loan']" in ask(app, "GET", "/v1/models/nobody").json()["detail"]
+
+
+# --- the process
+
+
+def environment(house: House) -> dict[str, str]:
+    assert house.signing_key.key_id
+    return {
+        "DATABASE_URL": house.database_url("trainer"),
+        "DRIFTLOOP_CONTRACTS": str(MODELS / "loan" / "contract.yaml"),
+        "DRIFTLOOP_SIGNING_KEY": str(house.folder / "keys" / "signing.pem"),
+    }
+
+
+def test_the_command_trains_the_first_version_once_and_publishes_it(house: House) -> None:
+    for expected in ("loan: version 1, accuracy", "loan: version 1 serves already"):
+        process, _ = house.process("train", "driftloop.trainer.cli", environment(house))
+        process.argv.append("train")
+        process.start()
+        assert process.wait_or_kill(60) == 0, process.tail()
+        assert expected in process.tail()
+    ((envelope, state),) = house.events(MODEL_UPDATES)
+    assert isinstance(state, ModelUpdated)
+    assert (envelope.id, state.champion) == ("model-updated:loan/1", 1)
+
+
+def test_the_service_takes_an_alarm_from_the_topic_and_waits_visibly(house: House, pool: Pool) -> None:
+    first(house, pool)
+    process, url = house.process("trainer", "driftloop.trainer.main", environment(house))
+    process.start()
+    process.wait_ready()
+    house.publish(DRIFT_EVENTS, [(NAME, alarm())])
+
+    def request() -> dict[str, object] | None:
+        found = httpx.get(f"{url}/v1/models/{NAME}", timeout=10).json()["requests"]
+        return found[0] if found and found[0]["reason"] else None
+
+    # There is no label-ingest here: what is away is waited for, and said.
+    assert "label-ingest" in str(wait_until(request, "a request that says what it waits for")["reason"])
+    assert process.terminate() == 0
