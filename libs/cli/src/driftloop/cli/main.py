@@ -6,10 +6,12 @@ from typing import Annotated, NoReturn
 
 import psycopg
 import typer
+import yaml
 from confluent_kafka import KafkaException
 from rich.console import Console
 
 from driftloop.common import keys
+from driftloop.common.asyncapi import document as asyncapi_document
 from driftloop.common.kafka.admin import TopicsError, admin_client, create_topics, verify_topics
 from driftloop.common.postgres import migrations
 from driftloop.common.settings import Secret, SettingsError, read_secret
@@ -95,6 +97,12 @@ def topics(
     typer.echo(
         f"created {len(created)} topics, {len(existing)} existed" + (f": {', '.join(created)}" if created else "")
     )
+
+
+@app.command()
+def asyncapi() -> None:
+    """Print the description of every topic and event: docs/asyncapi.yaml is made by this."""
+    typer.echo(yaml.safe_dump(asyncapi_document(), sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 @keys_app.command("generate")
