@@ -12,7 +12,8 @@ from driftloop.common.contract import Contract
 from driftloop.common.envelope import decode_envelope, decode_event
 from driftloop.common.events import DriftDetected, Event, ModelUpdated, PredictionLabeled, PredictionMade
 from driftloop.common.kafka.reader import read_to_end
-from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, Topic
+from driftloop.common.kafka.records import Record
+from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, TOPICS, Topic
 from driftloop.demo.installation import Installation
 from driftloop.demo.observer import DemoFailed, Observer, wait_for
 from driftloop.demo.populations import Case
@@ -20,6 +21,8 @@ from driftloop.demo.traffic import Answer, Traffic
 from driftloop.devstack.processes import ProcessGroup, ServiceProcess
 
 CHUNK = 50
+# Patients a second: more would leave nothing of a small machine to those who are to look after them.
+RATE = 250
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Loop:
 
     def say(self, text: str) -> None:
         """One line of progress, with the seconds since the start."""
-        self.console.print(progress_line(self.started, text), highlight=False)
+        self.console.print(progress_line(self.started, text), highlight=False, soft_wrap=True)
 
     def seconds(self) -> float:
         """Seconds since the start."""
@@ -57,10 +60,12 @@ class Loop:
         """Patients come; the outcomes of those long enough ago follow."""
         answers = []
         for start in range(0, len(cases), CHUNK):
+            due = time.monotonic() + len(cases[start : start + CHUNK]) / RATE
             part = self.traffic.predict(cases[start : start + CHUNK])
             answers += part
             self._at_the_lab.extend(part)
             self._report(len(self._at_the_lab) - self.lab_delay)
+            time.sleep(max(0.0, due - time.monotonic()))  # the patients' own pace
         return answers
 
     def flush_lab(self) -> None:
@@ -100,11 +105,19 @@ class Loop:
 
     # --- reading the log
 
+    def records(self, *topics: Topic) -> list[Record]:
+        """All records that topics hold; of every topic, if none is named."""
+        servers, namespace = self.installation.stack.bootstrap_servers, self.installation.namespace
+        return [
+            record
+            for topic in topics or TOPICS
+            for record in read_to_end(servers, "driftloop-demo", namespace.topic(topic))
+        ]
+
     def events(self, topic: Topic) -> list[Event]:
         """All events that a topic holds."""
-        name = self.installation.namespace.topic(topic)
         found = []
-        for record in read_to_end(self.installation.stack.bootstrap_servers, "driftloop-demo", name):
+        for record in self.records(topic):
             if record.value is not None:
                 found.append(decode_event(decode_envelope(record.headers, topic.events).type, record.value))
         return found

@@ -53,7 +53,7 @@ def show(console: Console, report: Mapping[str, Any], population: str) -> None:
     console.print()
     console.print(_versions(report, population), _features(report), _loop(report))
     for note in report["notes"]:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def _versions(report: Mapping[str, Any], population: str) -> Table:

@@ -30,7 +30,7 @@ def run(name: str, folder: Path, seed: int, console: Console, kill: str | None =
     """
     scenario, started = SCENARIOS[name], time.monotonic()
     _clear(folder)
-    console.print(f"[bold]Driftloop: {scenario.title}[/] (seed {seed})", highlight=False)
+    console.print(f"[bold]Driftloop: {scenario.title}[/] (seed {seed})", highlight=False, soft_wrap=True)
     with (
         console.status("a broker and a database") as status,
         running(folder / "stack", progress=lambda text: status.update(text)) as stack,
@@ -76,7 +76,7 @@ def _play(
         found = report.build(name, seed, loop, findings, events)
     report.write(folder / "report.json", found)
     report.show(console, found, findings.population)
-    console.print(f"[dim]the same figures: {folder / 'report.json'}[/]", highlight=False)
+    console.print(f"[dim]the same figures: {folder / 'report.json'}[/]", highlight=False, soft_wrap=True)
     if found["requests"]["failed"]:
         raise DemoFailed(f"{found['requests']['failed']} requests failed")
     return found
@@ -89,7 +89,7 @@ def _loop(
     """The installation with every service ready, and its users; all stopped at the end."""
 
     def say(text: str) -> None:
-        console.print(progress_line(started, text), highlight=False)
+        console.print(progress_line(started, text), highlight=False, soft_wrap=True)
 
     installation = prepare(folder / "installation", stack, [contract], namespace=namespace.prefix, say=say)
     model = load_contract(contract)

@@ -1,6 +1,7 @@
 """The two scenarios: a simulated older population, and real patients split by age."""
 
 import csv
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +16,7 @@ from driftloop.common.events import DriftDetected
 from driftloop.common.rows import Row, read_baseline
 from driftloop.demo import scoring
 from driftloop.demo.loop import Loop
-from driftloop.demo.observer import DemoFailed, wait_for
+from driftloop.demo.observer import LOOK_SECONDS, DemoFailed, wait_for
 from driftloop.demo.populations import BaselineLike, Case, older, pima_age_split
 from driftloop.demo.traffic import Answer
 
@@ -146,10 +147,12 @@ def _meet_older_patients_until_promoted(loop: Loop, rng: np.random.Generator) ->
         if sent >= OLDER_AT_MOST:
             raise DemoFailed(f"{sent} more older patients came, and no version was promoted: {request}")
         # With enough labels the trainer is at work: a few patients at a time go on coming.
-        lacking = sum((request or {}).get("lacking", {}).values())
-        count = OLDER_AT_ONCE if lacking else TRICKLE
+        waits = request is None or sum(request["lacking"].values()) > 0
+        count = OLDER_AT_ONCE if waits else TRICKLE
         loop.send(older(loop.contract, rng, count))
         sent += count
+        if not waits:
+            time.sleep(LOOK_SECONDS)
 
 
 def _rounded(reason: str) -> str:

@@ -60,7 +60,14 @@ class Traffic:
         self._client = httpx.Client(timeout=15, limits=httpx.Limits(max_connections=CLIENTS * 2))
         self._pool = ThreadPoolExecutor(CLIENTS, thread_name_prefix="client")
         self._producer = Producer(
-            {"bootstrap.servers": bootstrap_servers, "acks": "all", "enable.idempotence": True, "linger.ms": 5}
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                # A broker that ends before the client is no news to whoever watches the demo.
+                "log_level": 0,
+            }
         )
         self._batch = 0
 

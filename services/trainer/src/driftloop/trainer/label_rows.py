@@ -57,6 +57,9 @@ def fetch_rows(
         response.raise_for_status()
         with pa.ipc.open_stream(response.content) as reader:
             table = reader.read_all()
+    except httpx.HTTPStatusError as error:
+        answer = f"status {error.response.status_code}, {error.response.text[:200]}"
+        raise RowsUnavailable(f"label-ingest at {client.base_url}: {answer}") from error
     except (httpx.HTTPError, pa.ArrowInvalid) as error:
         raise RowsUnavailable(f"label-ingest at {client.base_url}: {type(error).__name__}") from error
     return _rows(contract, table)

@@ -141,6 +141,7 @@ class RetrainingWorker:
         if data is None:
             return
         contract = model.contract
+        self._wait(request, f"training on {len(data.labeled)} labelled rows and the baseline, then judging", {})
         with self._pool.connection() as connection:
             store = Store(connection)
             champion = self._artifacts.fetch(
