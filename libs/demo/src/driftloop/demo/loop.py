@@ -21,15 +21,14 @@ from driftloop.demo.traffic import Answer, Traffic
 from driftloop.devstack.processes import ProcessGroup, ServiceProcess
 
 CHUNK = 50
-# Patients a second: more would leave nothing of a small machine to those who are to look after them.
-RATE = 250
 
 
 @dataclass
 class Loop:
     """A running installation of one model, and those who use it.
 
-    The laboratory's answers come `lab_delay` patients later. `kill` names a process that is killed with -9 where the
+    `rate` patients come a second: more would leave nothing of a small machine to those who look after them. The
+    laboratory's answers come `lab_delay` patients later. `kill` names a process that is killed with -9 where the
     scenario says that it hurts most, and started again.
     """
 
@@ -39,6 +38,7 @@ class Loop:
     traffic: Traffic
     observer: Observer
     console: Console
+    rate: float = 250.0
     lab_delay: int = 0
     kill: str | None = None
     started: float = field(default_factory=time.monotonic)
@@ -60,7 +60,7 @@ class Loop:
         """Patients come; the outcomes of those long enough ago follow."""
         answers = []
         for start in range(0, len(cases), CHUNK):
-            due = time.monotonic() + len(cases[start : start + CHUNK]) / RATE
+            due = time.monotonic() + len(cases[start : start + CHUNK]) / self.rate
             part = self.traffic.predict(cases[start : start + CHUNK])
             answers += part
             self._at_the_lab.extend(part)

@@ -70,7 +70,7 @@ def _play(
 ) -> dict[str, Any]:
     contract = scenario.prepare(shipped_contract("diabetes"), folder / "contract")
     with _loop(contract, folder, stack, namespace, console, started) as loop:
-        loop.lab_delay, loop.kill = scenario.lab_delay, kill
+        loop.rate, loop.lab_delay, loop.kill = scenario.rate, scenario.lab_delay, kill
         findings = scenario.play(loop, np.random.default_rng(seed))
         events = loop.settle()
         found = report.build(name, seed, loop, findings, events)

@@ -45,10 +45,14 @@ class Findings:
 
 
 class Scenario(NamedTuple):
-    """How a scenario's contract is made in a folder, how late outcomes come, and how it goes."""
+    """How a scenario's contract is made in a folder, and how it goes.
+
+    `rate` patients come a second; outcomes are late by `lab_delay` patients.
+    """
 
     title: str
     prepare: Callable[[Path, Path], Path]
+    rate: float
     lab_delay: int
     play: Callable[[Loop, np.random.Generator], Findings]
 
@@ -185,11 +189,12 @@ def prepare_age_split(source: Path, folder: Path) -> Path:
         source,
         folder,
         {
-            "drift": {"pane_seconds": PANE_SECONDS, "min_samples": 40},
+            # All is as small as the data: windows of 30, a third to learn from, a quarter to judge by.
+            "drift": {"pane_seconds": PANE_SECONDS / 2, "min_samples": 30},
             "gates": {
                 "train_labels": later // 3,
-                "gate_labels": later // 3,
-                "reference_rows_min": later // 3,
+                "gate_labels": later // 4,
+                "reference_rows_min": later // 4,
                 "reference_rows_max": later,
             },
             "baseline": {"holdout_rows": len(split.baseline) // 5},
@@ -261,8 +266,8 @@ def _serving(version: dict[str, Any]) -> dict[str, Any]:
 
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "older-population": Scenario("an older population", prepare_older, OUTCOMES_ARE_LATE_BY, play_older),
-    "pima-age-split": Scenario("real patients, split by age", prepare_age_split, 40, play_age_split),
+    "older-population": Scenario("an older population", prepare_older, 250, OUTCOMES_ARE_LATE_BY, play_older),
+    "pima-age-split": Scenario("real patients, split by age", prepare_age_split, 60, 40, play_age_split),
 }
 
 
