@@ -199,6 +199,11 @@ def _secret(path: Path) -> str:
     return path.read_text()
 
 
+def fixed_ports(contracts: Sequence[Path], predictors: int) -> dict[str, Ports]:
+    """Where the processes of these models listen with `fixed_ports`, by name."""
+    return _ports(_served(contracts, predictors), fixed=True)
+
+
 def _served(contracts: Sequence[Path], predictors: int) -> dict[str, Path]:
     """Which contract each predictor serves: `predictor-1`, … of the first, `predictor-<model>-1`, … of the others."""
     served: dict[str, Path] = {}

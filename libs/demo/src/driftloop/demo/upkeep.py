@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from driftloop import devstack
-from driftloop.demo.installation import Installation, Say, SetUpError, prepare
+from driftloop.demo.installation import Installation, Ports, Say, SetUpError, fixed_ports, prepare
 from driftloop.devstack.identity import ProcessId
 from driftloop.devstack.ports import is_free
 from driftloop.devstack.processes import STOP_SECONDS, ServiceProcess, stop_process
@@ -25,13 +25,13 @@ def up(folder: Path, contracts: Sequence[Path], predictors: int, say: Say) -> di
     """
     if running := _alive(folder):
         raise SetUpError(f"{', '.join(running)} run already: `make status` tells more, `make down` stops them")
+    _require_free(fixed_ports(contracts, predictors))
     stack = devstack.start(folder / "stack", attached=False, progress=say)
     with ExitStack() as undo:
         undo.callback(down, folder)
         installation = prepare(
             folder / "installation", stack, contracts, predictors=predictors, fixed_ports=True, say=say
         )
-        _require_free(installation)
         processes = installation.processes()
         say(f"starting {', '.join(one.name for one in processes)}")
         for process in processes:
@@ -68,10 +68,10 @@ def status(folder: Path) -> dict[str, str | None]:
     return found
 
 
-def _require_free(installation: Installation) -> None:
+def _require_free(wanted: Mapping[str, Ports]) -> None:
     taken = {
         port: name
-        for name, ports in installation.ports.items()
+        for name, ports in wanted.items()
         for port in (ports.api, ports.management)
         if not is_free(port)
     }
