@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import conninfo, sql
 
 from driftloop.common.postgres import migrations
 from driftloop.common.settings import Secret
@@ -52,6 +52,23 @@ def test_a_migration_that_was_edited_after_it_was_applied_is_refused(house: Hous
         connection.execute("UPDATE schema_migrations SET digest = 'other' WHERE name = '0000_common.sql'")
     with pytest.raises(migrations.MigrationError, match=r"0000_common.sql was applied with other text"):
         migrate(house)
+
+
+def test_a_database_that_is_not_utf8_is_refused(house: House) -> None:
+    name = f"{house.namespace.prefix}_ascii"
+    url = conninfo.make_conninfo(house.stack.database_url, dbname=name)
+    with psycopg.connect(house.stack.database_url, autocommit=True) as connection:
+        database = sql.Identifier(name)
+        connection.execute(
+            sql.SQL(
+                "CREATE DATABASE {} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
+            ).format(database)
+        )
+        try:
+            with pytest.raises(migrations.MigrationError, match=r"has the encoding SQL_ASCII: make it anew"):
+                migrations.migrate(url, house.namespace, {})
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {}").format(database))
 
 
 def test_a_service_sees_whether_its_schema_is_up_to_date(house: House) -> None:

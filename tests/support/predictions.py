@@ -91,3 +91,17 @@ def profile_of(
     return ReferenceProfile(
         contract.name, version, "training", len(rows), tuple(features), numeric_reference("score", scores.tolist())
     )
+
+
+def prediction_of_nothing() -> PredictionMade:
+    """A valid event for tests that do not look into it."""
+    return PredictionMade(
+        prediction_id="p",
+        model_name="m",
+        model_version=1,
+        revision=1,
+        predicted_at=START,
+        features={},
+        score=0.5,
+        prediction=True,
+    )

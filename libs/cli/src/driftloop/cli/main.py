@@ -47,8 +47,12 @@ def _namespace(prefix: str) -> Namespace:
 @app.command()
 def migrate(
     database_url: Annotated[
-        str, typer.Option(envvar="DATABASE_URL", help="An administrator's URL: may create roles and schemas.")
-    ],
+        str,
+        typer.Option(
+            envvar="DATABASE_URL",
+            help="An administrator's URL: may create roles and schemas. Or name its file in DATABASE_URL_FILE.",
+        ),
+    ] = "",
     namespace: NamespaceOption = "",
 ) -> None:
     """Create each service's schema and role and apply its migrations. Safe when several start it at once.
@@ -57,12 +61,15 @@ def migrate(
     DRIFTLOOP_<SERVICE>_DB_PASSWORD_FILE names.
     """
     try:
+        url = Secret(database_url) if database_url else read_secret("DATABASE_URL", os.environ)
+        if url is None:
+            _fail("no database is named: set DATABASE_URL or DATABASE_URL_FILE, or give --database-url")
         passwords: dict[str, Secret] = {}
         for service in migrations.services():
             password = read_secret(f"DRIFTLOOP_{service.upper()}_DB_PASSWORD", os.environ)
             if password is not None:
                 passwords[service] = password
-        applied = migrations.migrate(database_url, _namespace(namespace), passwords)
+        applied = migrations.migrate(url.value, _namespace(namespace), passwords)
     except (migrations.MigrationError, SettingsError) as error:
         _fail(str(error))
     except psycopg.Error as error:

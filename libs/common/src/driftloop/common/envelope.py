@@ -1,17 +1,27 @@
 """CloudEvents 1.0 in the Kafka binary binding: the value is the event's JSON, everything else is a header."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 
 import msgspec
 
 from driftloop.common.events import EVENT_TYPES, Event, type_name
+from driftloop.common.tracing import is_traceparent
 
 CONTENT_TYPE = "application/json"
+# What an id or a source may hold: both become keys in databases.
+MAX_TEXT = 500
 
+_SEQUENCE = re.compile(r"[0-9]{1,18}")
+_QUOTES_VALUE = "Invalid enum value"
 _encoder = msgspec.json.Encoder()
 _decoders = {name: msgspec.json.Decoder(event) for name, event in EVENT_TYPES.items()}
+_instants = {
+    name: [field.name for field in msgspec.structs.fields(event) if "datetime" in str(field.type)]
+    for name, event in EVENT_TYPES.items()
+}
 
 
 class UndecodableMessage(ValueError):
@@ -84,7 +94,7 @@ def decode_envelope(headers: Mapping[str, bytes], accepted: Sequence[type[Event]
     """Read the headers of a record on a topic that carries `accepted` events.
 
     A bare record without a type is taken as the topic's first event, so that a laboratory can produce plain JSON; what
-    it lacks is empty. Raises UndecodableMessage.
+    it lacks is empty. A sequence number counts only beside a source. Raises UndecodableMessage.
     """
     try:
         text = {
@@ -97,14 +107,39 @@ def decode_envelope(headers: Mapping[str, bytes], accepted: Sequence[type[Event]
         raise UndecodableMessage("headers", f"ce_type is not one of {[type_name(event) for event in accepted]}")
     if text.get("ce_specversion", "1.0") != "1.0":
         raise UndecodableMessage("headers", "ce_specversion is not 1.0")
+    id_, source = (_plain(name, text.get(name, "")) for name in ("ce_id", "ce_source"))
+    time = _time(text["ce_time"]) if "ce_time" in text else datetime.fromtimestamp(0, UTC)
+    sequence = _sequence(text["ce_sequence"]) if "ce_sequence" in text and source else None
+    traceparent = text.get("traceparent")
+    return Envelope(id_, source, kind, time, sequence, traceparent if is_traceparent(traceparent) else None)
+
+
+def _plain(name: str, text: str) -> str:
+    """Text that a database can keep and index."""
+    if len(text) > MAX_TEXT or "\0" in text:
+        raise UndecodableMessage("headers", f"{name} is longer than {MAX_TEXT} characters or holds a NUL")
+    return text
+
+
+def _time(text: str) -> datetime:
     try:
-        time = datetime.fromisoformat(text["ce_time"]) if "ce_time" in text else datetime.fromtimestamp(0, UTC)
-        sequence = int(text["ce_sequence"]) if "ce_sequence" in text else None
+        time = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UndecodableMessage("headers", "ce_time or ce_sequence is malformed") from error
-    if sequence is not None and not 0 <= sequence < 2**62:
-        raise UndecodableMessage("headers", "ce_sequence is out of range")
-    return Envelope(text.get("ce_id", ""), text.get("ce_source", ""), kind, time, sequence, text.get("traceparent"))
+        raise UndecodableMessage("headers", "ce_time is not an RFC 3339 time") from error
+    if time.tzinfo is None or not _speakable(time):
+        raise UndecodableMessage("headers", "ce_time has no offset from UTC, or a year that has no neighbours")
+    return time.astimezone(UTC)
+
+
+def _sequence(text: str) -> int:
+    if not _SEQUENCE.fullmatch(text):
+        raise UndecodableMessage("headers", "ce_sequence is not a whole number from 0 to 999999999999999999")
+    return int(text)
+
+
+def _speakable(time: datetime) -> bool:
+    """Whether every time zone can say it: the first and the last year cannot be shifted."""
+    return MINYEAR < time.year < MAXYEAR
 
 
 def decode_event(kind: str, value: bytes | None) -> Event:
@@ -112,8 +147,20 @@ def decode_event(kind: str, value: bytes | None) -> Event:
     if value is None:
         raise UndecodableMessage("value", "the value is empty")
     try:
-        return _decoders[kind].decode(value)
+        event = _decoders[kind].decode(value)
     except msgspec.ValidationError as error:
-        raise UndecodableMessage("schema", str(error)) from error
+        raise UndecodableMessage("schema", _without_value(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UndecodableMessage("value", "the value is not JSON") from error
+    for name in _instants[kind]:
+        time = getattr(event, name)
+        if time is not None and not _speakable(time):
+            raise UndecodableMessage("schema", f"a year that no time zone can shift - at `$.{name}`")
+    return event
+
+
+def _without_value(text: str) -> str:
+    """msgspec's sentence without what was read: it quotes the value where that had to be one of a few."""
+    if not text.startswith(_QUOTES_VALUE):
+        return text
+    return f"{_QUOTES_VALUE} - at {text.rpartition(' - at ')[2]}"

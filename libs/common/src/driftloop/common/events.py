@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-FeatureValue = float | int | str | None
+# Whole numbers that arrays and databases can hold: JSON alone would let them have thousands of digits.
+WholeNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+FeatureValue = float | WholeNumber | str | None
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\A[A-Za-z0-9._:/-]+\Z")]
 PredictionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9._:-]+\Z")]
 Version = Annotated[int, Meta(ge=1, le=2**31 - 1)]

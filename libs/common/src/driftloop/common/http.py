@@ -1,19 +1,34 @@
 """What every HTTP face shares: bounded bodies, errors of one form, and the management port."""
 
+import asyncio
+import logging
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Name → why it is not well, or None. A check must answer within a second or two.
 Checks = Mapping[str, Callable[[], str | None]]
 
+# How much and how long a client that sends too large a body may go on before it is answered and cut off.
+HEAR_OUT_BYTES = 64 * 1024 * 1024
+HEAR_OUT_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
 
 class BodyLimit:
-    """ASGI middleware: refuses a request's body above `max_bytes` with 413, whatever its headers claim."""
+    """ASGI middleware: refuses a request's body above `max_bytes` with 413, whatever its headers claim.
+
+    The application gets the body whole, in one message. A client that has already begun to send too much is heard out,
+    within bounds, or it would lose the answer to a connection reset.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -24,23 +39,52 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        body = b"" if not declared.isdigit() or int(declared) <= self._max_bytes else None
-        more = body is not None
-        while body is not None and more:
+        headers = dict(scope["headers"])
+        try:
+            body = await self._body(headers, receive)
+        except ClientDisconnect:
+            return
+        if body is not None:
+            await self._app(scope, _replay(body, receive), send)
+            return
+        response = problem(413, f"the body is larger than {self._max_bytes} bytes: send it in parts")
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+        """The body, or None if it is too large. Raises ClientDisconnect."""
+        declared = headers.get(b"content-length", b"")
+        # What is no number is not believed; what has a thousand digits cannot be made one.
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_bytes):
+            if headers.get(b"expect", b"").lower() != b"100-continue":
+                await _hear_out(receive)
+            return None
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
+                raise ClientDisconnect
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
             more = message.get("more_body", False)
-            if len(body) > self._max_bytes:
-                body = None
-        if body is None:
-            response = problem(413, f"the body is larger than {self._max_bytes} bytes: send it in parts")
-            response.headers["connection"] = "close"
-            await response(scope, receive, send)
-            return
-        await self._app(scope, _replay(body, receive), send)
+            if size > self._max_bytes:
+                if more:
+                    await _hear_out(receive)
+                return None
+        return b"".join(parts)
+
+
+async def _hear_out(receive: Receive) -> None:
+    """Read on and throw away until the client has sent all, has gone, or has had enough patience."""
+    heard = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(HEAR_OUT_SECONDS):
+            while heard < HEAR_OUT_BYTES:
+                message = await receive()
+                heard += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -63,32 +107,51 @@ def problem(status: int, detail: object, headers: Mapping[str, str] | None = Non
 
 def field_problem(field: str, value: object, reason: str) -> dict[str, Any]:
     """One wrong field, in the form that FastAPI's clients know: `loc`, `msg`, `type`, `input`."""
-    shown = value if isinstance(value, str | int | bool | None) else repr(value)
+    plain = isinstance(value, str | int | bool | None) or (isinstance(value, float) and math.isfinite(value))
+    shown = value if plain else repr(value)
     if isinstance(shown, str):
         shown = shown[:100]
     return {"type": "value_error", "loc": ["body", field], "msg": reason, "input": shown}
 
 
-def management_app(live: Checks, ready: Checks, registry: CollectorRegistry = REGISTRY) -> FastAPI:
-    """`/healthz`, `/readyz` and `/metrics`: 503 names each check that fails and why."""
+def management_app(
+    live: Checks, ready: Checks, registry: CollectorRegistry = REGISTRY, notes: Checks | None = None
+) -> FastAPI:
+    """`/healthz`, `/readyz` and `/metrics`: 503 names each check that fails and why.
+
+    `notes` are said on `/readyz` beside the checks, and never make it fail.
+    """
     app = FastAPI(title="Driftloop management", docs_url=None, redoc_url=None, openapi_url=None)
 
-    def answer(checks: Checks) -> JSONResponse:
-        failing = {name: reason for name, check in checks.items() if (reason := check()) is not None}
-        return JSONResponse(
-            {"status": "failing" if failing else "ok", "failing": failing}, status_code=503 if failing else 200
-        )
+    def answer(checks: Checks, notes: Checks) -> JSONResponse:
+        failing, said = _spoken(checks), _spoken(notes)
+        body = {"status": "failing" if failing else "ok", "failing": failing} | ({"notes": said} if said else {})
+        return JSONResponse(body, status_code=503 if failing else 200)
 
     @app.get("/healthz")
     def healthz() -> Response:
-        return answer(live)
+        return answer(live, {})
 
     @app.get("/readyz")
     def readyz() -> Response:
-        return answer(ready)
+        return answer(ready, notes or {})
 
     @app.get("/metrics")
     def metrics(_request: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _spoken(checks: Checks) -> dict[str, str]:
+    """What the checks that have something to say do say."""
+    return {name: reason for name, check in checks.items() if (reason := _ask(check)) is not None}
+
+
+def _ask(check: Callable[[], str | None]) -> str | None:
+    try:
+        return check()
+    except Exception as error:
+        # A check that breaks is no news of health; it must not hide the others'.
+        logger.exception("a check failed")
+        return f"the check itself failed: {type(error).__name__}"

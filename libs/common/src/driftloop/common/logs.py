@@ -3,9 +3,12 @@
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+# A chain of causes can be a circle.
+_LONGEST_CHAIN = 10
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,12 +25,70 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "service": self._service,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
-        line |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        for name, value in record.__dict__.items():
+            if name not in _STANDARD:
+                line[name if name not in line else f"extra_{name}"] = value
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = describe(record.exc_info[1])
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        try:
+            return json.dumps(line, default=str, allow_nan=False)
+        except Exception:  # noqa: BLE001 - a log line must never be what breaks a service
+            return json.dumps({name: _text(value) for name, value in line.items()})
+
+
+class Sparing(logging.Filter):
+    """Lets messages of one kind through once in `seconds`: a broker that is away is news once, not 20 times a second.
+
+    A kind is a level, a text before its arguments are put in, and the first two of these.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[tuple[object, ...], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this one is news."""
+        kind = (record.levelno, record.msg, *(record.args[:2] if isinstance(record.args, tuple) else ()))
+        news = record.created - self._last.get(kind, float("-inf")) >= self._seconds
+        if news:
+            self._last[kind] = record.created
+        return news
+
+
+def describe(error: BaseException) -> str:
+    """The stack of an error and of what caused it; of a database's error its class only, for its text quotes rows."""
+    parts: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(parts) < _LONGEST_CHAIN:
+        where = "".join(traceback.format_tb(link.__traceback__))
+        parts.append(f"{where}{type(link).__qualname__}: {_reason(link)}")
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "\n\nwhich came while or because of:\n\n".join(parts)
+
+
+def _reason(error: BaseException) -> str:
+    if hasattr(error, "sqlstate"):
+        return f"SQLSTATE {error.sqlstate}"
+    return _text(error)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - the caller's arguments may do anything
+        return f"{_text(record.msg)} (with arguments that do not fit it)"
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - so may the caller's values
+        return f"<a {type(value).__name__} that has no text>"
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:

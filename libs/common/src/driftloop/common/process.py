@@ -2,6 +2,7 @@
 
 A thread that ends by an exception is a bug: the process logs it and exits non-zero, and whoever supervises it starts it
 anew. SIGTERM and SIGINT stop it gracefully: no new requests, the running ones answered, threads joined, closers called.
+A second signal has it wait for no request any more.
 """
 
 import asyncio
@@ -13,18 +14,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from driftloop.common.http import Checks, management_app
 
 logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 10.0
+BACKLOG = 2048
 
 
 class Worker(Protocol):
@@ -39,15 +41,19 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class Service:
-    """What `main` has built. `closers` are called last, in order; `ready` checks answer `/readyz`."""
+    """What `main` has built. `closers` are called last, in order.
+
+    `ready` checks answer `/readyz`; `notes` are said there, too, and never make it fail.
+    """
 
     name: str
     host: str
     management_port: int
     port: int | None = None
-    api: FastAPI | None = None
+    api: ASGIApp | None = None
     workers: Sequence[Worker] = ()
     ready: Checks = field(default_factory=dict)
+    notes: Checks = field(default_factory=dict)
     closers: Sequence[Callable[[], object]] = ()
     shutdown_seconds: int = 10
 
@@ -112,22 +118,36 @@ class _Threads:
 
 
 async def _run(service: Service) -> int:
+    try:
+        sockets = _listen_all(service)
+    except OSError as error:
+        logger.critical("cannot listen", extra={"error": str(error)})
+        await _close(service)
+        return 1
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     draining = threading.Event()
 
     def fail() -> None:
-        loop.call_soon_threadsafe(stopping.set)
+        # A thread that did not stop in time may fail when nobody listens any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(stopping.set)
 
     threads = _Threads(service.workers, fail)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-
     ready = dict(service.ready) | {"process": lambda: "shutting down" if draining.is_set() else threads.problem()}
-    servers = [_server(management_app({"threads": threads.problem}, ready), service.host, service.management_port, 1)]
+    management = management_app({"threads": threads.problem}, ready, notes=service.notes)
+    servers = [_server(management, 1)]
     if service.api is not None and service.port is not None:
-        servers.append(_server(service.api, service.host, service.port, service.shutdown_seconds))
-    tasks = [asyncio.create_task(server.serve()) for server in servers]
+        servers.append(_server(service.api, service.shutdown_seconds))
+
+    def stop() -> None:
+        for server in servers:
+            server.force_exit = stopping.is_set()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    tasks = [asyncio.create_task(_serve(server, own)) for server, own in zip(servers, sockets, strict=True)]
     for task in tasks:
         task.add_done_callback(lambda _task: stopping.set())
     threads.start()
@@ -140,26 +160,74 @@ async def _run(service: Service) -> int:
     # The API first: answered requests may still need the threads that confirm them.
     for server, task in reversed(list(zip(servers, tasks, strict=True))):
         server.should_exit = True
-        results = await asyncio.gather(task, return_exceptions=True)
-        failed = failed or any(isinstance(result, BaseException) for result in results)
+        for result in await asyncio.gather(task, return_exceptions=True):
+            if isinstance(result, BaseException):
+                logger.critical("a server failed", exc_info=result)
+                failed = True
     await asyncio.to_thread(threads.join, JOIN_SECONDS)
-    for close in service.closers:
-        await asyncio.to_thread(close)
+    failed = not await _close(service) or failed
     logger.info("stopped")
     return 1 if failed or threads.failure is not None else 0
 
 
-def _server(app: FastAPI, host: str, port: int, shutdown_seconds: int) -> _Server:
+async def _close(service: Service) -> bool:
+    """Call every closer, whatever one of them raises. Returns whether none did."""
+    well = True
+    for close in service.closers:
+        try:
+            await asyncio.to_thread(close)
+        except Exception:
+            logger.exception("a closer failed")
+            well = False
+    return well
+
+
+def _listen_all(service: Service) -> list[list[socket.socket]]:
+    """The sockets of the management port, then of the API's. Raises OSError, which names the address."""
+    sockets = [_listen(service.host, service.management_port)]
+    if service.api is not None and service.port is not None:
+        try:
+            sockets.append(_listen(service.host, service.port))
+        except OSError:
+            for one in sockets[0]:
+                one.close()
+            raise
+    return sockets
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address that the host's name stands for. Raises OSError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = {(family, address[:2]) for family, _kind, _protocol, _name, address in found}
+        sockets = [socket.create_server(address, family=family, backlog=BACKLOG) for family, address in addresses]
+        for one in sockets:
+            # Connections inherit it. The event loop sets it only where a socket names its protocol, which these do
+            # not; without it each answer waits 40 ms for the client's delayed acknowledgement.
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sockets
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"{host}:{port}: {reason}: set another host or port, or end what listens there") from error
+
+
+async def _serve(server: _Server, sockets: list[socket.socket]) -> None:
+    try:
+        await server.serve(sockets)
+    except SystemExit as error:
+        # The server's way to say that the application's lifespan failed, which it has logged.
+        raise RuntimeError("the application did not start") from error
+
+
+def _server(app: ASGIApp, shutdown_seconds: int) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            host=host,
-            port=port,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=shutdown_seconds,
             lifespan="on",
-            backlog=2048,
+            backlog=BACKLOG,
         )
     )

@@ -16,6 +16,8 @@ Value = float | int | str | None
 Row = dict[str, Value]
 SCORE_DECIMALS = 6
 SHOWN_CHARACTERS = 100
+# Every reader of JSON takes a whole number up to here for the number that it is.
+LARGEST_INTEGER = 2.0**53 - 1
 # A hostile body may hold a million unknown fields: its answer need not name them all.
 UNKNOWN_LISTED = 20
 
@@ -231,9 +233,10 @@ def _category_rule(feature: Feature) -> Callable[[object], Value]:
 
 
 def _number_rule(feature: Feature) -> Callable[[object], Value]:
-    low = -math.inf if feature.minimum is None else feature.minimum
-    high = math.inf if feature.maximum is None else feature.maximum
     integer = feature.type == "integer"
+    widest = LARGEST_INTEGER if integer else math.inf
+    low = -widest if feature.minimum is None else feature.minimum
+    high = widest if feature.maximum is None else feature.maximum
     grid = None if feature.step is None else Grid(feature.step)
     kind = "must be a whole number" if integer else "must be a number"
     outside = f"must be {_range(feature)}"
@@ -247,6 +250,8 @@ def _number_rule(feature: Feature) -> Callable[[object], Value]:
             raise _Refused(outside) from None
         if not math.isfinite(number):
             raise _Refused("must be a finite number")
+        if abs(number) > widest:
+            raise _Refused("must be a whole number of at most 15 digits")
         if not low <= number <= high:
             raise _Refused(outside)
         if integer and not number.is_integer():

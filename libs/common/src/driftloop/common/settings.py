@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -38,7 +38,7 @@ def read_settings(cls: type[T], environ: Mapping[str, str] | None = None) -> T:
     """Build frozen settings of type `cls` from the environment.
 
     Each field `some_name` comes from `DRIFTLOOP_SOME_NAME`, or from the file that `DRIFTLOOP_SOME_NAME_FILE` names (for
-    mounted secrets). Tuples are separated by commas. Raises SettingsError.
+    mounted secrets). An empty variable is one that is not set. Tuples are separated by commas. Raises SettingsError.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, object] = {}
@@ -65,16 +65,19 @@ def _text(name: str, environ: Mapping[str, str]) -> str | None:
     if not path:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{name}_FILE={path}: cannot be read ({type(error).__name__})") from error
+    if not text:
+        raise SettingsError(f"{name}_FILE={path}: the file is empty: write the value into it")
+    return text
 
 
 def _parse(name: str, text: str, kind: object) -> object:
-    if kind is Secret:
+    if Secret in (kind, *get_args(kind)):
         return Secret(text)
     value: object = text
-    if str(kind).startswith("tuple"):
+    if tuple in (get_origin(kind), *map(get_origin, get_args(kind))):
         value = [part.strip() for part in text.split(",") if part.strip()]
     try:
         return msgspec.convert(value, kind, strict=False, dec_hook=_decode)

@@ -1,12 +1,10 @@
 """What every service does before it can work: wait for its database and its topics, and say what it waits for."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-import msgspec
 import psycopg
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -17,8 +15,11 @@ from driftloop.common.kafka.consumer import ConsumerLoop
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.postgres.migrations import check_migrated
 from driftloop.common.postgres.pool import Pool, reachable
-from driftloop.common.settings import SettingsError, variable
+from driftloop.common.settings import SettingsError
 from driftloop.common.topics import Namespace, Topic
+from driftloop.common.usage import answer_help
+
+__all__ = ["NotThere", "answer_help", "consumer_checks", "wait_for_schema", "wait_for_topics"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,19 +31,6 @@ T = TypeVar("T")
 
 class NotThere(SettingsError):
     """Something that the service needs did not come in time."""
-
-
-def answer_help(program: str, purpose: str, settings: type[msgspec.Struct]) -> None:
-    """If the command line asks for help, print every setting with its default and exit."""
-    if not {"-h", "--help"} & set(sys.argv[1:]):
-        return
-    lines = [f"usage: {program}", "", purpose, "", "Settings come from the environment:"]
-    for field in msgspec.structs.fields(settings):
-        default = "required" if field.required else f"default {field.default!r}"
-        lines.append(f"  {variable(field.name):<36} {default}")
-    lines.append("Each NAME may instead be given as NAME_FILE, the path of a file that holds the value.")
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.exit(0)
 
 
 def wait_for_schema(pool: Pool, service: str, seconds: float = WAIT_SECONDS) -> None:

@@ -13,6 +13,7 @@ from driftloop.common.events import (
     PredictionLabeled,
     PredictionMade,
 )
+from driftloop.common.settings import SettingsError
 
 DAY_MS = 24 * 60 * 60 * 1000
 DLQ_SUFFIX = ".dlq"
@@ -88,10 +89,10 @@ class Namespace:
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a prefix that could not be part of a topic's and a schema's name."""
+        """Refuse, by SettingsError, a prefix that could not be part of a topic's and a schema's name."""
         allowed = all(char.isascii() and (char.islower() or char.isdigit() or char == "_") for char in self.prefix)
         if not allowed or len(self.prefix) > 30 or self.prefix[:1].isdigit():
-            raise ValueError(
+            raise SettingsError(
                 f"namespace {self.prefix!r}: use at most 30 lower-case letters, digits and _, not starting with a digit"
             )
 

@@ -6,6 +6,11 @@ import secrets
 _TRACEPARENT = re.compile(r"\A00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})\Z")
 
 
+def is_traceparent(text: str | None) -> bool:
+    """Whether this is a trace context in the W3C's form."""
+    return _TRACEPARENT.match(text or "") is not None
+
+
 def child_traceparent(parent: str | None = None) -> str:
     """A new span in the trace of `parent`, or in a new trace if `parent` is absent or malformed."""
     match = _TRACEPARENT.match(parent or "")

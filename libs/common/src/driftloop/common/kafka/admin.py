@@ -1,19 +1,29 @@
 """Topics are made here with their configuration, and checked here before a service calls itself ready."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType, TopicDescription
 
 from driftloop.common.kafka.config import admin_config
 from driftloop.common.topics import Namespace, Topic
 
 TIMEOUT_SECONDS = 15.0
+RETRY_SECONDS = 0.1
+
+T = TypeVar("T")
 
 
 class TopicsError(RuntimeError):
     """A topic is missing or not as it must be."""
+
+
+class TopicMissing(TopicsError):
+    """A topic does not exist."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +60,33 @@ def create_topics(
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
             existing.append(name)
-    verify_topics(admin, namespace, topics)
+    _await_all(admin, namespace, topics)
     return created, existing
+
+
+def _await_all(admin: AdminClient, namespace: Namespace, topics: Iterable[Topic]) -> None:
+    """Verify the topics; one that was created a moment ago is not known to every broker yet."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while True:
+        try:
+            return verify_topics(admin, namespace, topics)
+        except TopicMissing:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
 
 
 def verify_topics(admin: AdminClient, namespace: Namespace, topics: Iterable[Topic]) -> None:
     """Raise TopicsError unless every topic exists with the partitions and the clean-up policy that it must have.
 
     Retention is the platform team's to change; a compacted topic that deletes, or fewer partitions, breaks a guarantee.
+    Raises KafkaException where the brokers do not answer.
     """
     topics = tuple(topics)
     found = identities(admin, [namespace.topic(topic) for topic in topics])
     resources = [ConfigResource(ResourceType.TOPIC, namespace.topic(topic)) for topic in topics]
     configs = {
-        resource.name: future.result(TIMEOUT_SECONDS) for resource, future in admin.describe_configs(resources).items()
+        resource.name: _answer(resource.name, future) for resource, future in admin.describe_configs(resources).items()
     }
     for topic in topics:
         name = namespace.topic(topic)
@@ -87,11 +110,44 @@ def identities(admin: AdminClient, names: Iterable[str]) -> dict[str, TopicIdent
     found = {}
     described = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_SECONDS)
     for name, future in described.items():
-        try:
-            topic = future.result(TIMEOUT_SECONDS)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise TopicsError(f"topic {name!r} does not exist: run `driftloop topics`") from error
-            raise
+        topic = _answer(name, future)
         found[name] = TopicIdentity(cluster.cluster_id, str(topic.topic_id), len(topic.partitions))
     return found
+
+
+def _answer(name: str, future: Future[T]) -> T:
+    """What the broker says of a topic. Raises TopicMissing, KafkaException."""
+    try:
+        return future.result(TIMEOUT_SECONDS)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise TopicMissing(f"topic {name!r} does not exist: run `driftloop topics`") from error
+        raise
+
+
+class TopicWatch:
+    """Asks the brokers now and then whether the topics are still those that offsets count in, and waits for no answer.
+
+    A topic that is deleted and made anew under a running consumer is read on from the old offset: nothing else tells.
+    """
+
+    def __init__(self, admin: AdminClient, known: Mapping[str, TopicIdentity], every_seconds: float) -> None:
+        self._admin = admin
+        self._known = known
+        self._every = every_seconds
+        self._due = 0.0
+        self._asked: dict[str, Future[TopicDescription]] = {}
+
+    def remade(self) -> list[str]:
+        """The topics that, as far as the last answer tells, are not the known ones. Brokers that are away say none."""
+        if not self._asked and time.monotonic() >= self._due:
+            names = TopicCollection(list(self._known))
+            self._asked = self._admin.describe_topics(names, request_timeout=TIMEOUT_SECONDS)
+        if not self._asked or not all(answer.done() for answer in self._asked.values()):
+            return []
+        answers, self._asked, self._due = self._asked, {}, time.monotonic() + self._every
+        return [
+            name
+            for name, answer in answers.items()
+            if answer.exception() is None and str(answer.result().topic_id) != self._known[name].topic_id
+        ]

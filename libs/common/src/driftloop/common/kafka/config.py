@@ -1,9 +1,24 @@
 """Client configuration: every default of librdkafka that loses data or time is set here, once."""
 
+import logging
+from collections.abc import Mapping
 from typing import Any
+
+from driftloop.common.logs import Sparing
 
 # An answer waits for the ack; what is not acknowledged within this time has failed.
 DELIVERY_TIMEOUT_MS = 4_000
+
+# Where the clients' own messages go; they come out when a client is polled.
+_client_logger = logging.getLogger("driftloop.librdkafka")
+_client_logger.addFilter(Sparing(10))
+
+_ADMIN = {
+    # Nobody polls it, so that its messages would pile up; what fails is told by what it returns.
+    "log_level": 0,
+    "reconnect.backoff.max.ms": 1_000,
+    "allow.auto.create.topics": False,
+}
 
 
 def producer_config(
@@ -13,6 +28,7 @@ def producer_config(
     return {
         "bootstrap.servers": bootstrap_servers,
         "client.id": client_id,
+        "logger": _client_logger,
         "acks": "all",
         "enable.idempotence": True,
         "linger.ms": 1,
@@ -33,6 +49,7 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
     return {
         "bootstrap.servers": bootstrap_servers,
         "client.id": client_id,
+        "logger": _client_logger,
         "group.id": group,
         "group.protocol": "classic",
         "partition.assignment.strategy": "cooperative-sticky",
@@ -59,11 +76,12 @@ def reader_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
     }
 
 
+def admin_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How an administrative client reaches the brokers of another client's configuration."""
+    shared = ("bootstrap.servers", "client.id", "security.", "sasl.", "ssl.", "enable.ssl.")
+    return _ADMIN | {name: value for name, value in config.items() if name.startswith(shared)}
+
+
 def admin_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
     """An administrative client."""
-    return {
-        "bootstrap.servers": bootstrap_servers,
-        "client.id": client_id,
-        "reconnect.backoff.max.ms": 1_000,
-        "allow.auto.create.topics": False,
-    }
+    return _ADMIN | {"bootstrap.servers": bootstrap_servers, "client.id": client_id}

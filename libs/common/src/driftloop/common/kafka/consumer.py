@@ -1,27 +1,32 @@
 """The only consumer loop. Results and offsets commit together in Postgres; Kafka's own offsets only feed lag metrics.
 
-One batch: decode → dead letters made durable → one transaction (advance the offsets by compare-and-set, drop what was
-counted before, handle, commit). Errors have three fates: invalid → dead letter; transient → pause, retry; bug → crash.
+One batch: decode → one transaction (advance the offsets by compare-and-set, drop what was counted before, handle, make
+dead letters durable, commit). Errors have three fates: invalid → dead letter; transient → pause, retry; bug → crash.
+
+A dead letter may come twice, with the same `__connect.errors.offset`: where its transaction fails after it was sent and
+another process, or this one after a restart, reads the record again.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as RawMessage
+from confluent_kafka.admin import AdminClient
 from psycopg import Connection
 
 from driftloop.common import metrics
 from driftloop.common.envelope import Envelope, UndecodableMessage, decode_envelope, decode_event
 from driftloop.common.events import Event
-from driftloop.common.kafka.admin import TopicIdentity
-from driftloop.common.kafka.deadletter import DeadLetter, send_dead_letter
+from driftloop.common.kafka.admin import TopicIdentity, TopicWatch
+from driftloop.common.kafka.assignment import Assignment, Halted, Owned, remade
+from driftloop.common.kafka.config import admin_part
+from driftloop.common.kafka.deadletter import DeadLetter, send_dead_letters
 from driftloop.common.kafka.producer import DeliveryProducer, ProducerFull
 from driftloop.common.kafka.records import Record, record_of
 from driftloop.common.postgres import offsets
@@ -31,6 +36,9 @@ from driftloop.common.topics import Topic
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+# What comes within this time of a first record is handled with it, in one transaction.
+LINGER_SECONDS = 0.02
+WATCH_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # So many bad records in a row on a topic that only we write mean that the code is wrong, not the records.
 BAD_RUN = 100
@@ -54,11 +62,16 @@ class Delivery:
 
 
 Handler = Callable[[Connection, Sequence[Delivery]], None]
+# Partition → its position before a batch, and the one after.
+Moves = Mapping[offsets.TopicPartition, tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Subscription:
-    """What to do with a topic's events. The handler gets each batch once, inside the transaction of its offsets."""
+    """What to do with a topic's events. The handler gets each batch once, inside the transaction of its offsets.
+
+    Topics with the same handler share its call; within a topic's partition the order is the log's.
+    """
 
     topic: Topic
     handler: Handler
@@ -99,175 +112,121 @@ class ConsumerLoop:
         self.state = ConsumerState()
         self._config = dict(config)
         self._subscriptions = subscriptions
-        self._identities = identities
+        self._known = {topic: identities[topic] for topic in subscriptions}
         self._pool = pool
         self._producer = producer
         self._after_commit = after_commit
         self._batch_size = batch_size
-        self._positions: dict[offsets.TopicPartition, int] = {}
-        self._failure: BaseException | None = None
-        self._bad_run = 0
+        self._bad_run: dict[str, int] = {}
+        self._sent: set[tuple[str, int, int]] = set()
+        self._stop: threading.Event
         self._consumer: Consumer
+        self._assignment: Assignment
 
     def run(self, stop: threading.Event) -> None:
         """Consume until told to stop. Raises on a bug; a gap or a run of bad records halts it, unready."""
+        admin = AdminClient(admin_part(self._config))
+        watch = TopicWatch(admin, self._known, WATCH_SECONDS)
+        self._stop = stop
+        self._assignment = Assignment(self.name, self._pool, self._known, admin, stop)
         self._consumer = Consumer(self._config)
         try:
             self._consumer.subscribe(
-                list(self._subscriptions), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+                list(self._subscriptions),
+                on_assign=self._assignment.on_assign,
+                on_revoke=self._assignment.on_revoke,
+                on_lost=self._assignment.on_lost,
             )
             while not stop.is_set():
-                messages = self._read(POLL_SECONDS)
-                if messages:
-                    self._handle_all(messages, stop)
-        except _Halted as halted:
+                records = self._assignment.take(self._read(POLL_SECONDS))
+                for topic in watch.remade():
+                    raise Halted(f"under this consumer {remade(topic, self.name)}")
+                if records:
+                    self._handle_all(records)
+        except Halted as halted:
             self.state.halted = str(halted)
             logger.critical("the consumer stands still until someone decides", extra={"reason": str(halted)})
-            self._stand_still(stop)
+            self._stand_still()
         finally:
             self._consumer.close()
 
     # --- reading
 
-    def _read(self, timeout: float) -> list[RawMessage]:
-        messages = self._consumer.consume(self._batch_size, timeout)
-        if self._failure is not None:
-            raise self._failure
-        good = []
+    def _read(self, timeout: float) -> list[Record]:
+        first = self._consumer.poll(timeout)
+        messages = [] if first is None else [first, *self._consumer.consume(self._batch_size - 1, LINGER_SECONDS)]
+        self.state.assigned = set(self._assignment.held)
+        self.state.joined = self._assignment.joined
+        if self._assignment.failure is not None and not self._stop.is_set():
+            raise self._assignment.failure
+        records = []
         for message in messages:
             error = message.error()
             if error is None:
-                good.append(message)
+                records.append(record_of(message))
             else:
                 self._reading_error(message, error)
-        return good
+        return records
 
     def _reading_error(self, message: RawMessage, error: KafkaError) -> None:
         where = f"{message.topic()}/{message.partition()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            raise _Halted(
-                f"offsets of {where} are no longer in the log: records may be lost. Decide, then set the offset of "
-                f"consumer {self.name!r} in table offsets to where reading shall go on"
+            raise Halted(
+                f"offset {message.offset()} of {where} is not in the log any more: records may be lost. Decide, then "
+                f"set `next` of consumer {self.name!r} in table offsets to where reading shall go on, and restart"
             )
         if error.fatal():
             raise KafkaException(error)
         logger.warning("reading from the broker", extra={"error": error.str(), "where": where})
 
-    def _stand_still(self, stop: threading.Event) -> None:
-        self._consumer.pause(self._consumer.assignment())
-        while not stop.is_set():
-            self._consumer.consume(1, POLL_SECONDS)
+    def _stand_still(self) -> None:
+        while not self._stop.is_set():
             self._consumer.pause(self._consumer.assignment())
-
-    # --- assignment
-
-    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # An exception here would be lost in the client's callback: keep it, and raise it where the loop reads.
-        try:
-            starts = self._retry_database(lambda: self._starts(partitions))
-            for partition in partitions:
-                partition.offset = starts[partition.topic, partition.partition]
-            self._consumer.incremental_assign(partitions)
-            self._positions.update(starts)
-            self.state.assigned.update(starts)
-            self.state.joined = True
-        except Exception as error:  # noqa: BLE001 - kept for the loop, which raises it
-            self._failure = error
-
-    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        held = [one for one in partitions if (one.topic, one.partition) in self._positions]
-        if held:
-            self._consumer.incremental_unassign(held)
-        for one in held:
-            del self._positions[one.topic, one.partition]
-            self.state.assigned.discard((one.topic, one.partition))
-
-    def _starts(self, partitions: Sequence[TopicPartition]) -> dict[offsets.TopicPartition, int]:
-        names = [(one.topic, one.partition) for one in partitions]
-        with self._pool.connection() as connection:
-            stored = offsets.read_offsets(connection, self.name, names)
-            for topic, partition in names:
-                if (topic, partition) not in stored:
-                    low, _high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=5.0)
-                    identity = self._identities[topic]
-                    first = offsets.StoredOffset(low, identity.cluster_id, identity.topic_id)
-                    offsets.insert_offset(connection, self.name, (topic, partition), first)
-            stored = offsets.read_offsets(connection, self.name, names)
-        for (topic, partition), offset in stored.items():
-            identity = self._identities[topic]
-            if (offset.cluster_id, offset.topic_id) != (identity.cluster_id, identity.topic_id):
-                raise _Halted(
-                    f"the stored offset of {topic}/{partition} counts in another log (the topic or cluster was made "
-                    f"anew). Decide, then delete the rows of consumer {self.name!r} and topic from offsets and seen"
-                )
-        return {partition: offset.next for partition, offset in stored.items()}
-
-    def _retry_database(
-        self, work: Callable[[], dict[offsets.TopicPartition, int]]
-    ) -> dict[offsets.TopicPartition, int]:
-        for delay in (*BACKOFF_SECONDS, None):
-            try:
-                return work()
-            except psycopg.Error as error:
-                if delay is None or not is_transient(error):
-                    raise
-                time.sleep(delay)  # inside a rebalance there is nothing to poll for; heartbeats go on
-        raise AssertionError("unreachable")
+            self._consumer.poll(POLL_SECONDS)
 
     # --- handling
 
-    def _handle_all(self, messages: Sequence[RawMessage], stop: threading.Event) -> None:
+    def _handle_all(self, records: Sequence[Record]) -> None:
+        self._sent.clear()
+        partitions = {_partition(record) for record in records}
+        owned = self._assignment.owned(partitions)
         with metrics.BATCH_SECONDS.labels(self.name).time():
-            records = [record_of(message) for message in messages]
-            # A partition that was taken away meanwhile is someone else's now.
-            records = [record for record in records if (record.topic, record.partition) in self._positions]
-            if records:
-                self._handle(records, stop)
+            if not self._handle(records, owned):
+                # What follows a part that was dropped must be read again after it, or the offset would jump.
+                self._reposition(partitions)
+        self.state.retrying = None
 
-    def _handle(self, records: Sequence[Record], stop: threading.Event) -> bool:
+    def _handle(self, records: Sequence[Record], owned: Owned) -> bool:
         """Handle records, all or nothing; on data that Postgres or the handler refuses, halve to find the one.
 
-        False: they were not committed, and reading goes on from the stored offsets.
+        False: a part was not committed, and all must be read again from where the database says.
         """
         try:
-            return self._retry_transient(records, stop)
+            return self._retry_transient(records, owned)
         except _Permanent as refused:
             if len(records) == 1:
-                return self._retry_transient(records, stop, refused)
+                return self._retry_transient(records, owned, refused)
         middle = len(records) // 2
-        rest = records[middle:]
-        if not self._handle(records[:middle], stop):
-            # What follows a batch that was dropped must be read again after it, or the offset would jump.
-            self._rewind({(record.topic, record.partition) for record in rest})
-            return False
-        return self._handle(rest, stop)
+        return self._handle(records[:middle], owned) and self._handle(records[middle:], owned)
 
-    def _retry_transient(
-        self, records: Sequence[Record], stop: threading.Event, refused: "_Permanent | None" = None
-    ) -> bool:
+    def _retry_transient(self, records: Sequence[Record], owned: Owned, refused: "_Permanent | None" = None) -> bool:
+        partitions = {_partition(record) for record in records}
         attempt = 0
-        while True:
+        while self._assignment.still(owned, partitions) and not self._stop.is_set():
             try:
-                self._attempt(records, refused)
-            except offsets.Fenced as fenced:
-                self._reposition(records, fenced)
-                return False
-            except (psycopg.OperationalError, psycopg.InterfaceError, KafkaException, ProducerFull, NotYet) as error:
-                if isinstance(error, psycopg.Error) and not is_transient(error) and error.sqlstate is not None:
-                    raise
-                self.state.retrying = f"retrying after {type(error).__name__}"
-                metrics.CONSUMER_RETRIES.labels(self.name).inc()
-                logger.warning("a batch is tried again", extra={"error": type(error).__name__, "attempt": attempt})
-                delay = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
-                attempt += 1
-                if not self._still_ours(records, delay, stop):
-                    self.state.retrying = None
-                    return False
-            else:
-                self.state.retrying = None
+                self._attempt(records, owned, refused)
                 return True
+            except offsets.Fenced as fenced:
+                for topic, _number in fenced.partitions:
+                    metrics.CONSUMER_FENCED.labels(topic).inc()
+                logger.warning("another consumer was ahead", extra={"partitions": fenced.partitions})
+                return False
+            except (psycopg.Error, KafkaException, ProducerFull, NotYet) as error:
+                self._back_off(error, attempt)
+                attempt += 1
+        return False
 
-    def _attempt(self, records: Sequence[Record], refused: "_Permanent | None") -> None:
+    def _attempt(self, records: Sequence[Record], owned: Owned, refused: "_Permanent | None") -> None:
         deliveries: list[Delivery] = []
         letters: list[DeadLetter] = []
         for record in records:
@@ -280,44 +239,44 @@ class ConsumerLoop:
                 letters.append(one)
             else:
                 deliveries.append(one)
-        for letter in letters:
-            send_dead_letter(self._producer, letter)
-        self._commit(records, deliveries)
-        self._count_bad_run(records, letters)
-
-    def _commit(self, records: Sequence[Record], deliveries: Sequence[Delivery]) -> None:
         moves = {}
         for record in records:
-            partition = (record.topic, record.partition)
-            moves[partition] = (self._positions[partition], record.offset + 1)
+            moves[_partition(record)] = (owned[_partition(record)].position, record.offset + 1)
+        duplicates = self._commit(moves, deliveries, letters)
+        for partition, (_position, new) in moves.items():
+            owned[partition].position = new
+        self.state.retrying = None
+        self._after_commit()
+        self._report(records, duplicates, moves)
+        self._count_bad_run(records, letters)
+
+    def _commit(self, moves: Moves, deliveries: Sequence[Delivery], letters: Sequence[DeadLetter]) -> list[Delivery]:
+        """One transaction, dead letters last. Returns the deliveries that had been counted before."""
         try:
             with self._pool.connection() as connection:
                 offsets.advance_offsets(connection, self.name, moves)
-                fresh = self._fresh(connection, deliveries)
-                for topic, batch in groupby(sorted(fresh, key=_topic), key=_topic):
-                    self._subscriptions[topic].handler(connection, list(batch))
+                fresh, duplicates = self._sift(connection, deliveries)
+                for handler, batch in self._by_handler(fresh).items():
+                    handler(connection, batch)
+                self._send(letters)
         except InvalidEvent as error:
             raise _Permanent("handler", type(error).__name__, str(error)) from error
         except psycopg.Error as error:
             if is_permanent(error):
                 # Postgres quotes the value that it refuses: keep the class of the error only.
-                raise _Permanent("database", type(error).__name__, f"SQLSTATE {error.sqlstate}") from error
+                reason = f"SQLSTATE {error.sqlstate}" if error.sqlstate else "the database's client cannot write it"
+                raise _Permanent("database", type(error).__name__, reason) from error
             raise
-        for partition, (_position, new) in moves.items():
-            self._positions[partition] = new
-        for record in records:
-            metrics.CONSUMED.labels(record.topic).inc()
-        self._after_commit()
-        self._report_lag(moves)
+        return duplicates
 
-    def _fresh(self, connection: Connection, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that were never counted: by (partition, source, sequence), within the batch and before it."""
+    def _sift(self, connection: Connection, deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+        """Those that were never counted, and those that were: by (partition, source, sequence)."""
         numbered: dict[tuple[offsets.TopicPartition, str], list[int]] = {}
         for one in deliveries:
             if one.envelope.sequence is not None:
                 numbered.setdefault(_identity(one), []).append(one.envelope.sequence)
         new = offsets.unseen(connection, self.name, numbered)
-        fresh = []
+        fresh, duplicates = [], []
         for one in deliveries:
             if one.envelope.sequence is None:
                 fresh.append(one)
@@ -325,61 +284,28 @@ class ConsumerLoop:
                 new[_identity(one)].discard(one.envelope.sequence)
                 fresh.append(one)
             else:
-                metrics.DUPLICATES.labels(one.record.topic).inc()
-        return fresh
+                duplicates.append(one)
+        return fresh, duplicates
 
-    def _count_bad_run(self, records: Sequence[Record], letters: Sequence[DeadLetter]) -> None:
-        bad = {id(letter.record) for letter in letters}
+    def _by_handler(self, deliveries: Sequence[Delivery]) -> dict[Handler, list[Delivery]]:
+        """Topics that share a handler come to it in one call, so that it can lock what they touch in one order."""
+        batches: dict[Handler, list[Delivery]] = {}
+        for one in sorted(deliveries, key=_topic):
+            batches.setdefault(self._subscriptions[one.record.topic].handler, []).append(one)
+        return batches
+
+    def _send(self, letters: Sequence[DeadLetter]) -> None:
+        """Make dead letters durable, each once however often its batch is tried."""
+        new = [letter for letter in letters if _place(letter.record) not in self._sent]
+        if new:
+            send_dead_letters(self._producer, new)
+            self._sent.update(_place(letter.record) for letter in new)
+
+    def _report(self, records: Sequence[Record], duplicates: Sequence[Delivery], moves: Moves) -> None:
         for record in records:
-            if not self._subscriptions[record.topic].topic.own:
-                continue
-            self._bad_run = self._bad_run + 1 if id(record) in bad else 0
-            if self._bad_run >= BAD_RUN:
-                raise _Halted(
-                    f"{self._bad_run} records in a row on {record.topic} could not be handled; they are in its "
-                    "dead-letter topic. Deploy a version that understands them, then restart"
-                )
-
-    # --- recovering
-
-    def _reposition(self, records: Sequence[Record], fenced: offsets.Fenced) -> None:
-        """Drop the batch, and go on from what the database says."""
-        for topic, _partition in fenced.partitions:
-            metrics.CONSUMER_FENCED.labels(topic).inc()
-        held = {(record.topic, record.partition) for record in records} & set(self._positions)
-        with self._pool.connection() as connection:
-            stored = offsets.read_offsets(connection, self.name, held)
-        for partition, offset in stored.items():
-            self._positions[partition] = offset.next
-            self._consumer.seek(TopicPartition(*partition, offset.next))
-        logger.warning("another consumer was ahead", extra={"partitions": fenced.partitions})
-
-    def _still_ours(self, records: Sequence[Record], seconds: float, stop: threading.Event) -> bool:
-        """Pause and keep polling, so that the group keeps its member. False: the batch is not ours to try again."""
-        wanted = {(record.topic, record.partition) for record in records}
-        early: dict[offsets.TopicPartition, int] = {}
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not stop.is_set():
-            self._consumer.pause(self._consumer.assignment())
-            for message in self._read(min(0.1, seconds)):
-                # Handed over between assignment and pause: to be read again.
-                record = record_of(message)
-                early.setdefault((record.topic, record.partition), record.offset)
-        ours = wanted <= set(self._positions) and not stop.is_set()
-        if not ours:
-            self._rewind(wanted)
-        for partition, offset in early.items():
-            if partition in self._positions and (ours or partition not in wanted):
-                self._consumer.seek(TopicPartition(*partition, offset))
-        self._consumer.resume(self._consumer.assignment())
-        return ours
-
-    def _rewind(self, partitions: set[offsets.TopicPartition]) -> None:
-        """Read those partitions that are still held again from where the last commit left them."""
-        for partition in partitions & set(self._positions):
-            self._consumer.seek(TopicPartition(*partition, self._positions[partition]))
-
-    def _report_lag(self, moves: Mapping[offsets.TopicPartition, tuple[int, int]]) -> None:
+            metrics.CONSUMED.labels(record.topic).inc()
+        for one in duplicates:
+            metrics.DUPLICATES.labels(one.record.topic).inc()
         try:
             self._consumer.commit(
                 offsets=[TopicPartition(*partition, new) for partition, (_old, new) in moves.items()], asynchronous=True
@@ -387,9 +313,45 @@ class ConsumerLoop:
         except KafkaException as error:
             logger.debug("lag not reported", extra={"error": str(error)})
 
+    def _count_bad_run(self, records: Sequence[Record], letters: Sequence[DeadLetter]) -> None:
+        bad = {_place(letter.record) for letter in letters}
+        for record in records:
+            if not self._subscriptions[record.topic].topic.own:
+                continue
+            self._bad_run[record.topic] = self._bad_run.get(record.topic, 0) + 1 if _place(record) in bad else 0
+            if self._bad_run[record.topic] >= BAD_RUN:
+                raise Halted(
+                    f"{BAD_RUN} records in a row on {record.topic} could not be handled; they are in its dead-letter "
+                    "topic. Deploy a version that understands them, then restart"
+                )
 
-class _Halted(RuntimeError):
-    """Going on would lose or ruin something; a person must decide."""
+    # --- recovering
+
+    def _back_off(self, error: Exception, attempt: int) -> None:
+        """Wait for what is away, and keep polling, so that the group keeps its member. Raises a bug's error again."""
+        if isinstance(error, psycopg.Error) and not is_transient(error):
+            raise error
+        self.state.retrying = f"retrying after {type(error).__name__}"
+        metrics.CONSUMER_RETRIES.labels(self.name).inc()
+        logger.warning("a batch is tried again", extra={"error": type(error).__name__, "attempt": attempt})
+        deadline = time.monotonic() + BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+        while (left := deadline - time.monotonic()) > 0 and not self._stop.is_set():
+            self._consumer.pause(self._consumer.assignment())
+            # What is handed over between assignment and pause is not taken, and therefore read again.
+            self._read(min(POLL_SECONDS, left))
+        # In this order: a partition that is sought while it is paused stays silent for a second.
+        self._consumer.resume(self._consumer.assignment())
+        self._assignment.seek(self._consumer, self._assignment.held)
+
+    def _reposition(self, partitions: Iterable[offsets.TopicPartition]) -> None:
+        """Forget what was read of these partitions, and go on from what the database says."""
+        attempt = 0
+        while not self._stop.is_set():
+            try:
+                return self._assignment.reposition(self._consumer, partitions)
+            except psycopg.Error as error:
+                self._back_off(error, attempt)
+                attempt += 1
 
 
 class _Permanent(Exception):
@@ -405,10 +367,20 @@ def _decode(record: Record, topic: Topic) -> Delivery | DeadLetter | None:
     if record.value is None and topic.config["cleanup.policy"] == "compact":
         return None
     try:
+        if record.unreadable_headers:
+            raise UndecodableMessage("headers", "the name of a header is not UTF-8 text")
         envelope = decode_envelope(record.headers, topic.events)
         return Delivery(decode_event(envelope.type, record.value), envelope, record)
     except UndecodableMessage as error:
         return DeadLetter(record, error.stage, type(error).__name__, error.reason)
+
+
+def _partition(record: Record) -> offsets.TopicPartition:
+    return record.topic, record.partition
+
+
+def _place(record: Record) -> tuple[str, int, int]:
+    return record.topic, record.partition, record.offset
 
 
 def _topic(delivery: Delivery) -> str:
@@ -416,4 +388,4 @@ def _topic(delivery: Delivery) -> str:
 
 
 def _identity(delivery: Delivery) -> tuple[offsets.TopicPartition, str]:
-    return (delivery.record.topic, delivery.record.partition), delivery.envelope.source
+    return _partition(delivery.record), delivery.envelope.source

@@ -1,14 +1,18 @@
 """What can never be handled: the raw key and bytes, with headers that say why. Values of patients stay out of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from confluent_kafka import KafkaError, KafkaException
+
 from driftloop.common import metrics
-from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.producer import DeliveryProducer, Fates
 from driftloop.common.kafka.records import Record
 from driftloop.common.topics import DLQ_SUFFIX
 
 # Kafka Connect's names, so that the tools that know them read ours.
 HEADER_PREFIX = "__connect.errors."
+ACK_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,15 @@ class DeadLetter:
         return own + [(HEADER_PREFIX + name, text.encode()) for name, text in why.items()]
 
 
-def send_dead_letter(producer: DeliveryProducer, letter: DeadLetter) -> None:
-    """Make a dead letter durable. Raises KafkaException when no broker acknowledged it."""
-    record = letter.record
-    producer.produce_and_wait(record.topic + DLQ_SUFFIX, 0, record.key, record.value, letter.headers())
-    metrics.DEAD_LETTERS.labels(record.topic, letter.stage).inc()
+def send_dead_letters(producer: DeliveryProducer, letters: Sequence[DeadLetter]) -> None:
+    """Make dead letters durable. Raises KafkaException, ProducerFull; then some of them may be durable all the same."""
+    fates = Fates()
+    for number, letter in enumerate(letters):
+        record = letter.record
+        producer.produce(record.topic + DLQ_SUFFIX, 0, record.key, record.value, letter.headers(), fates.expect(number))
+    if not fates.wait(ACK_SECONDS):
+        raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
+    for error in fates.failed.values():
+        raise KafkaException(error)
+    for letter in letters:
+        metrics.DEAD_LETTERS.labels(letter.record.topic, letter.stage).inc()

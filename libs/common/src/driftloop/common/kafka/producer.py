@@ -2,17 +2,21 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from driftloop.common import metrics
+from driftloop.common.logs import Sparing
 
 logger = logging.getLogger(__name__)
+logger.addFilter(Sparing(10))
 
 OnDelivery = Callable[[KafkaError | None], None]
 POLL_SECONDS = 0.1
+PURGE_SECONDS = 1.0
 
 
 class ProducerFull(RuntimeError):
@@ -20,7 +24,48 @@ class ProducerFull(RuntimeError):
 
 
 class ProducerFailed(RuntimeError):
-    """The producer met a fatal error and can never send again; the process must start anew."""
+    """The producer met a fatal error or was closed, and can never send again; the process must start anew."""
+
+
+class Fates:
+    """What became of the records of one batch, each known by a number of its sender's."""
+
+    def __init__(self) -> None:
+        self.delivered: set[int] = set()
+        self.failed: dict[int, KafkaError] = {}
+        self._expected = 0
+        self._condition = threading.Condition()
+
+    def expect(self, number: int) -> OnDelivery:
+        """The call-back for one more record; take it back with `forget` if the record was not handed over."""
+
+        def report(error: KafkaError | None) -> None:
+            with self._condition:
+                if error is None:
+                    self.delivered.add(number)
+                else:
+                    self.failed[number] = error
+                self._condition.notify_all()
+
+        with self._condition:
+            self._expected += 1
+        return report
+
+    def forget(self) -> None:
+        """One record that was expected was not handed over."""
+        with self._condition:
+            self._expected -= 1
+
+    def wait(self, timeout: float, stop: threading.Event | None = None) -> bool:
+        """Wait until all have their fate, for `timeout` s or until `stop` is set. Returns whether all have it."""
+        deadline = time.monotonic() + timeout
+        with self._condition:
+            while len(self.delivered) + len(self.failed) < self._expected:
+                left = deadline - time.monotonic()
+                if left <= 0 or (stop is not None and stop.is_set()):
+                    return False
+                self._condition.wait(left if stop is None else min(left, POLL_SECONDS))
+            return True
 
 
 class DeliveryProducer:
@@ -59,14 +104,17 @@ class DeliveryProducer:
     ) -> None:
         """Hand one record to the client. `on_delivery` gets None once it is durable, or the error.
 
-        Raises ProducerFull when the queue has no room and ProducerFailed after a fatal error.
+        Raises ProducerFull when the queue has no room, ProducerFailed after a fatal error or after `close`, and
+        KafkaException where the client refuses the record itself, which is too large for it; then it is not called.
         """
         if self._fatal is not None:
             raise ProducerFailed(str(self._fatal))
+        if self._stop.is_set():
+            raise ProducerFailed("the producer is closed")
 
         def report(error: KafkaError | None, _message: Message) -> None:
             (metrics.PRODUCE_FAILED if error else metrics.PRODUCED).labels(topic).inc()
-            on_delivery(error)
+            _shielded(on_delivery, error)
 
         try:
             self._producer.produce(
@@ -74,6 +122,11 @@ class DeliveryProducer:
             )
         except BufferError as error:
             raise ProducerFull(f"{len(self._producer)} records wait for the broker") from error
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._FATAL:
+                self._fatal = error.args[0]
+                raise ProducerFailed(str(error.args[0])) from error
+            raise
 
     def produce_and_wait(
         self,
@@ -85,24 +138,19 @@ class DeliveryProducer:
         timeout: float = 10.0,
     ) -> None:
         """Send one record and wait for its ack. Raises KafkaException if it does not come in `timeout` seconds."""
-        done = threading.Event()
-        failure: list[KafkaError] = []
-
-        def finish(error: KafkaError | None) -> None:
-            if error is not None:
-                failure.append(error)
-            done.set()
-
-        self.produce(topic, partition, key, value, headers, finish)
-        if not done.wait(timeout):
+        fates = Fates()
+        self.produce(topic, partition, key, value, headers, fates.expect(0))
+        if not fates.wait(timeout):
             raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
-        if failure:
-            raise KafkaException(failure[0])
+        for error in fates.failed.values():
+            raise KafkaException(error)
 
     def partitions(self, topic: str, timeout: float = 5.0) -> int:
         """How many partitions a topic has. Raises LookupError if it does not exist, KafkaException without a broker."""
         metadata = self._producer.list_topics(topic, timeout=timeout).topics[topic]
-        if metadata.error is not None or not metadata.partitions:
+        if metadata.error is not None and metadata.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise KafkaException(metadata.error)
+        if not metadata.partitions:
             raise LookupError(f"topic {topic!r} does not exist: run `driftloop topics`")
         return len(metadata.partitions)
 
@@ -115,12 +163,17 @@ class DeliveryProducer:
         return True
 
     def close(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for what is queued, then stop. Returns how many records had no ack."""
+        """Wait up to `timeout` seconds for what is queued, then stop. Returns how many records had no ack.
+
+        Their senders are told so: each call-back comes before this returns.
+        """
         left = self._producer.flush(timeout)
+        if left:
+            self._producer.purge()
+            self._producer.flush(PURGE_SECONDS)
+            logger.warning("records without an ack at shutdown", extra={"records": left})
         self._stop.set()
         self._thread.join(timeout=2)
-        if left:
-            logger.warning("records without an ack at shutdown", extra={"records": left})
         return int(left)
 
     def _poll(self) -> None:
@@ -130,7 +183,7 @@ class DeliveryProducer:
             while served and (more := self._producer.poll(0)):
                 served += more
             if served and self._on_batch is not None:
-                self._on_batch()
+                _shielded(self._on_batch)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
@@ -138,3 +191,11 @@ class DeliveryProducer:
             logger.critical("the producer failed for good", extra={"error": str(error)})
         else:
             logger.warning("the producer's broker connection", extra={"error": str(error)})
+
+
+def _shielded(call_back: Callable[..., None], *arguments: object) -> None:
+    """Call it; what it raises would end the poll thread, and with it every other sender's word from the broker."""
+    try:
+        call_back(*arguments)
+    except Exception as error:
+        logger.critical("a call-back of the producer failed", exc_info=error)

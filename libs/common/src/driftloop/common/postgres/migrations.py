@@ -22,7 +22,7 @@ LOCK = 0x44726966
 
 
 class MigrationError(RuntimeError):
-    """A migration does not fit what was applied before."""
+    """A migration does not fit what was applied before, or the database cannot hold what it makes."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ def migrate(database_url: str, namespace: Namespace, passwords: Mapping[str, Sec
     """
     applied = {}
     with psycopg.connect(database_url, connect_timeout=10) as connection:
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            # In another one a text comes back as bytes, or not at all.
+            raise MigrationError(
+                f"database {connection.info.dbname!r} has the encoding {encoding}: make it anew with ENCODING 'UTF8'"
+            )
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         for service, migrations in services().items():
             if service not in passwords:

@@ -16,10 +16,6 @@ class Fenced(Exception):
         self.partitions = partitions
 
 
-class OffsetGap(RuntimeError):
-    """A stored offset does not belong to the log that the broker has: records may be lost, and someone must decide."""
-
-
 @dataclass(frozen=True)
 class StoredOffset:
     """The next offset to read, and which incarnation of the topic it counts in."""

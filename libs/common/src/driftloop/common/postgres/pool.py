@@ -9,8 +9,10 @@ Pool = ConnectionPool[Connection[TupleRow]]
 
 # SQLSTATE classes that a second try may pass: connection, resources, operator's intervention, rolled-back transaction.
 TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
-# Classes that blame the data: the same record will fail for ever.
-PERMANENT_CLASSES = ("22", "23")
+# The server has become a standby; it ended a session that was paused; a lock did not come in time.
+TRANSIENT_STATES = ("25006", "25P03", "55P03")
+# Classes that blame the data: the same record will fail for ever. 54: a value is too large, for an index for example.
+PERMANENT_CLASSES = ("22", "23", "54")
 
 
 def connection_string(database_url: str, schema: str, application_name: str) -> str:
@@ -18,9 +20,15 @@ def connection_string(database_url: str, schema: str, application_name: str) -> 
     return conninfo.make_conninfo(
         database_url,
         application_name=application_name,
-        options=f"-c search_path={schema} -c timezone=UTC -c idle_in_transaction_session_timeout=60s",
+        # The server, too, looks whether its client is there: what a vanished host has locked is free within 25 s.
+        options=(
+            f"-c search_path={schema} -c timezone=UTC -c idle_in_transaction_session_timeout=60s "
+            "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+        ),
         connect_timeout=5,
         keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
     )
 
 
@@ -44,12 +52,14 @@ def is_transient(error: psycopg.Error) -> bool:
     state = error.sqlstate
     if state is None:  # no server answered: the connection broke, or the pool had none to give
         return isinstance(error, psycopg.OperationalError)
-    return state[:2] in TRANSIENT_CLASSES
+    return state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_STATES
 
 
 def is_permanent(error: psycopg.Error) -> bool:
     """Whether the data itself is to blame."""
-    return error.sqlstate is not None and error.sqlstate[:2] in PERMANENT_CLASSES
+    if error.sqlstate is None:  # the client refused it before any server saw it: a NUL in a text
+        return isinstance(error, psycopg.DataError)
+    return error.sqlstate[:2] in PERMANENT_CLASSES
 
 
 def reachable(pool: Pool) -> bool:
