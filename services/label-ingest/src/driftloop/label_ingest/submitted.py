@@ -1,0 +1,94 @@
+"""The body of `POST /v1/outcomes`: read item by item, so that one bad outcome does not cost the good ones."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from driftloop.common.events import OutcomeReported, PredictionId
+from driftloop.label_ingest.domain.limits import outcome_problem
+
+MAX_ITEMS = 1000
+_SHOWN_CHARACTERS = 200
+
+
+class Submitted(OutcomeReported, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An outcome as this door takes it: here a field that is not known is a typing error, which must not be lost."""
+
+
+class _Named(msgspec.Struct):
+    prediction_id: PredictionId
+
+
+class UnreadableBody(ValueError):
+    """Nothing of the body can be taken; `status` is the answer's. The text is for the sender."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An item that cannot be taken: the prediction that it names, if that is readable, and which field is wrong."""
+
+    prediction_id: str | None
+    detail: str
+
+
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_any = msgspec.json.Decoder(msgspec.Raw)
+_submitted = msgspec.json.Decoder(Submitted)
+_named = msgspec.json.Decoder(_Named)
+
+
+def read_outcomes(body: bytes) -> list[OutcomeReported | Rejected]:
+    """The items of a body, in order. Raises UnreadableBody; so does a single object that is no outcome."""
+    text = body.strip()
+    if not text:
+        raise UnreadableBody(422, f"the body is empty: send one outcome, or a list of 1 to {MAX_ITEMS}")
+    try:
+        if text.startswith(b"["):
+            return _read_list(text)
+        _any.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UnreadableBody(422, f"the body is not JSON: {_short(error)}") from error
+    if not text.startswith(b"{"):
+        raise UnreadableBody(422, f"the body is neither an object nor a list: send one outcome, or 1 to {MAX_ITEMS}")
+    item = _read(text, "$")
+    if isinstance(item, Rejected):
+        raise UnreadableBody(422, item.detail)
+    return [item]
+
+
+def _read_list(text: bytes) -> list[OutcomeReported | Rejected]:
+    raw = _items.decode(text)
+    if not raw:
+        raise UnreadableBody(422, f"the list is empty: send 1 to {MAX_ITEMS} outcomes")
+    if len(raw) > MAX_ITEMS:
+        raise UnreadableBody(413, f"the list has {len(raw)} outcomes: send at most {MAX_ITEMS} a request")
+    return [_read(item, f"$[{place}]") for place, item in enumerate(raw)]
+
+
+def _read(item: bytes | msgspec.Raw, place: str) -> OutcomeReported | Rejected:
+    """One item, or why it is none: `place.field: reason`."""
+    try:
+        outcome = _submitted.decode(item)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at `$")
+        return Rejected(_name(item), _short(f"{place}{where.removesuffix('`')}: {reason}"))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return Rejected(None, f"{place}: not JSON: {_short(error)}")
+    problem = outcome_problem(outcome)
+    return outcome if problem is None else Rejected(outcome.prediction_id, f"{place}.{problem}")
+
+
+def _name(item: bytes | msgspec.Raw) -> str | None:
+    try:
+        return _named.decode(item).prediction_id
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _short(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "…"
