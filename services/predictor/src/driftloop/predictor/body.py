@@ -1,0 +1,69 @@
+"""A request's body: one flat JSON object, each field given once, or a reason that its sender can read."""
+
+import json
+from typing import Any
+
+import msgspec
+
+from driftloop.common.rows import FieldError, InvalidRow
+
+PATIENT_ID = "patient_id"
+PATIENT_ID_CHARACTERS = 200
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+class InvalidBody(ValueError):
+    """A body is no JSON object in UTF-8. `kind` is a code for the sender; the text holds nothing of the body."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def read_body(body: bytes) -> dict[str, Any]:
+    """The fields of a body. Raises InvalidBody, or InvalidRow where a field is given twice."""
+    try:
+        fields = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidBody("value_error", f"{error}: send one JSON object") from error
+    except msgspec.DecodeError as error:
+        if not body.strip():
+            raise InvalidBody("missing", "the body is empty: send one JSON object") from error
+        raise InvalidBody("json_invalid", f"{error}: send one JSON object in UTF-8, without NaN or Infinity") from error
+    except UnicodeDecodeError as error:
+        raise InvalidBody("json_invalid", "the body is not UTF-8: send one JSON object in UTF-8") from error
+    except RecursionError as error:
+        raise InvalidBody("json_invalid", "the body is nested too deeply: send one flat JSON object") from error
+    # As many colons as fields: no field was given twice. More may be in texts, and need a closer look.
+    if body.count(b":") != len(fields):
+        _check_given_once(body)
+    return fields
+
+
+def take_patient_id(fields: dict[str, Any]) -> str | None:
+    """Take the patient's id out of the fields. Raises InvalidRow, which does not hold it."""
+    patient_id = fields.pop(PATIENT_ID, None)
+    if patient_id is None:
+        return None
+    if not isinstance(patient_id, str) or not 1 <= len(patient_id) <= PATIENT_ID_CHARACTERS:
+        reason = f"must be a text of 1 to {PATIENT_ID_CHARACTERS} characters"
+        raise InvalidRow([FieldError(PATIENT_ID, None, reason)])
+    return patient_id
+
+
+def _check_given_once(body: bytes) -> None:
+    """Raises InvalidRow where an object has a name twice: which value is meant, nobody can tell."""
+    twice: set[str] = set()
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _value in pairs]
+        if len(set(names)) != len(names):
+            twice.update(name for name in names if names.count(name) > 1)
+
+    try:
+        json.loads(body, object_pairs_hook=look)
+    except (ValueError, RecursionError) as error:
+        raise InvalidBody("json_invalid", "the body cannot be read: send one flat JSON object") from error
+    if twice:
+        raise InvalidRow([FieldError(name[:100], None, "is given more than once") for name in sorted(twice)[:20]])

@@ -1,0 +1,140 @@
+"""The predictor's process: the only place where its objects are built."""
+
+import re
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+
+from driftloop.common import keys
+from driftloop.common.clock import utc_now
+from driftloop.common.contract import Contract, ContractError, load_contract
+from driftloop.common.events import ServedVersion
+from driftloop.common.kafka.admin import admin_client, verify_topics
+from driftloop.common.kafka.config import producer_config, reader_config
+from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.publisher import Publisher
+from driftloop.common.logs import configure_logging
+from driftloop.common.process import Service, incarnation, run_service
+from driftloop.common.registry import fetch_bundle
+from driftloop.common.rows import RowValidator
+from driftloop.common.settings import Secret, SettingsError, read_settings
+from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Namespace
+from driftloop.common.usage import answer_help
+from driftloop.predictor.acknowledging import Acknowledgements
+from driftloop.predictor.api import create_app
+from driftloop.predictor.body import PATIENT_ID
+from driftloop.predictor.domain.model import LoadedModel, load_model
+from driftloop.predictor.following import ModelFollower
+from driftloop.predictor.handlers import Predictor
+from driftloop.predictor.reporting import StatusReporter
+from driftloop.predictor.serving import Replica
+from driftloop.predictor.settings import Settings
+
+NAME = "predictor"
+CLIENT = "driftloop-predictor"
+MIN_KEY_CHARACTERS = 16
+# What runs at a SIGTERM is answered by then: an answer waits no longer than its acknowledgement may take.
+SHUTDOWN_SECONDS = 6
+FLUSH_SECONDS = 2.0
+_REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
+
+
+def main() -> None:
+    """Read the settings, build the service, run it."""
+    answer_help("driftloop-predictor", "Serves a model over HTTP and logs every inference durably.", Settings)
+    try:
+        settings = read_settings(Settings)
+        configure_logging(NAME, settings.log_level)
+        service = build(settings)
+    except (SettingsError, ContractError, keys.KeyFileError) as error:
+        sys.exit(f"driftloop-predictor: {error}")
+    sys.exit(run_service(service))
+
+
+def build(settings: Settings) -> Service:
+    """Put the service together. Raises SettingsError, ContractError, KeyFileError. Does not wait for the broker."""
+    namespace, contract = Namespace(settings.namespace), load_servable(settings.contract)
+    trusted = keys.load_public_keys(settings.trusted_keys)
+    pseudonym_key = _key_bytes(settings.pseudonym_key)
+    acknowledgements = Acknowledgements(settings.max_in_flight)
+    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, CLIENT), acknowledgements.wake)
+    publisher = Publisher(producer, namespace, incarnation(NAME))
+    replica = Replica(contract.name, replica_name(settings), utc_now())
+    reporter = StatusReporter(replica, publisher.publish, lambda: producer.fatal, utc_now, settings.status_seconds)
+    follower = ModelFollower(
+        config=reader_config(settings.kafka_bootstrap_servers, CLIENT),
+        topic=namespace.topic(MODEL_UPDATES),
+        replica=replica,
+        load=partial(_load, contract, trusted),
+        clock=utc_now,
+        prepare=partial(_prepare, settings.kafka_bootstrap_servers, namespace, producer, publisher),
+        changed=reporter.wake,
+    )
+    predictor = Predictor(contract, RowValidator(contract), replica, publisher.publish, acknowledgements, utc_now)
+    return Service(
+        name=NAME,
+        host=settings.host,
+        port=settings.port,
+        management_port=settings.management_port,
+        api=create_app(predictor, pseudonym_key, settings.max_body_bytes),
+        workers=(follower, reporter),
+        ready={
+            "model": replica.problem,
+            "producer": lambda: None if producer.fatal is None else f"the producer failed: {producer.fatal}",
+        },
+        notes={"model": replica.note},
+        closers=(lambda: producer.close(FLUSH_SECONDS),),
+        shutdown_seconds=SHUTDOWN_SECONDS,
+    )
+
+
+def load_servable(path: Path) -> Contract:
+    """The contract, if a request can carry its features. Raises ContractError."""
+    contract = load_contract(path)
+    if PATIENT_ID in contract.feature_names:
+        where = f"$.features[{contract.feature_names.index(PATIENT_ID)}].name"
+        raise ContractError(
+            path,
+            where,
+            PATIENT_ID,
+            "is what a request calls the patient, who is no input: give the feature another name",
+        )
+    return contract
+
+
+def replica_name(settings: Settings) -> str:
+    """What this replica is called, the same after a restart. Raises SettingsError."""
+    if not settings.replica:
+        return re.sub(r"[^A-Za-z0-9.-]", "-", f"{socket.gethostname()}-{settings.port}")[-200:]
+    if not _REPLICA.fullmatch(settings.replica):
+        raise SettingsError(
+            f"DRIFTLOOP_REPLICA={settings.replica!r}: use 1 to 200 letters, digits and any of . _ : / - in it"
+        )
+    return settings.replica
+
+
+def _key_bytes(key: Secret) -> bytes:
+    if len(key.value) < MIN_KEY_CHARACTERS:
+        raise SettingsError(
+            f"DRIFTLOOP_PSEUDONYM_KEY has {len(key.value)} characters: use at least {MIN_KEY_CHARACTERS} random ones, "
+            "the same for every replica"
+        )
+    return key.value.encode()
+
+
+def _load(contract: Contract, trusted: keys.PublicKeys, served: ServedVersion) -> LoadedModel:
+    return load_model(fetch_bundle(served.artifact, contract.name, served.version, trusted), contract)
+
+
+def _prepare(bootstrap_servers: str, namespace: Namespace, producer: DeliveryProducer, publisher: Publisher) -> None:
+    """Check the topics that a predictor needs, and learn their partitions before the first request comes."""
+    if not producer.reachable():
+        raise TimeoutError(f"no broker answers at {bootstrap_servers}")
+    verify_topics(admin_client(bootstrap_servers, CLIENT), namespace, (PREDICTIONS, MODEL_UPDATES, MODEL_STATUS))
+    publisher.learn(PREDICTIONS.name)
+    publisher.learn(MODEL_STATUS.name)
+
+
+if __name__ == "__main__":
+    main()

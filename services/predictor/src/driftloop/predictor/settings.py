@@ -1,0 +1,30 @@
+"""Environment → frozen settings of the predictor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from driftloop.common.settings import Secret
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the predictor is told from outside. See the README for each variable."""
+
+    kafka_bootstrap_servers: str
+    contract: Path
+    trusted_keys: Path
+    pseudonym_key: Secret
+    # What this replica is called on `model-status`; empty means host and port.
+    replica: str = ""
+    namespace: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    management_port: int = 9000
+    max_body_bytes: Annotated[int, Meta(ge=1)] = 64 * 1024
+    # No more than so many requests wait for the log at once; those above are told to come again.
+    max_in_flight: Annotated[int, Meta(ge=1)] = 5_000
+    # How often the replica says what it serves, when nothing has changed.
+    status_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    log_level: str = "INFO"

@@ -1,0 +1,322 @@
+"""What clients of the predictor see, and what is logged of it."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator
+
+import httpx
+import msgspec
+import pytest
+from confluent_kafka import KafkaError
+from prometheus_client import REGISTRY
+
+from driftloop.common.events import PredictionMade
+from tests.support.artifacts import logistic_answer
+from tests.support.bad_bodies import BAD_BODIES, ROW, body
+from tests.unit.predictor.builders import DIABETES, KEY, LOAN, NOW, Running, running, serving
+
+LOAN_ROW = {"income": 31004, "employment": "retired", "term": 36}
+DOORS = ["/predict", "/v1/predict"]
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def diabetes() -> Iterator[Running]:
+    with running(DIABETES) as found:
+        yield found
+
+
+@pytest.fixture
+def loan() -> Iterator[Running]:
+    with running(LOAN) as found:
+        yield found
+
+
+def logged(found: Running) -> PredictionMade:
+    event = found.log.taken[-1].event
+    assert isinstance(event, PredictionMade)
+    return event
+
+
+def counted(found: Running, result: str) -> float:
+    labels = {"model_name": found.replica.model, "model_version": str(found.replica.version), "result": result}
+    return REGISTRY.get_sample_value("driftloop_predictions_total", labels) or 0.0
+
+
+# --- the service that this one replaces
+
+
+def test_the_root_says_what_the_replaced_service_said(diabetes: Running) -> None:
+    assert diabetes.client.get("/").content == b'{"message":"Diabetes Prediction API is live"}'
+
+
+def test_the_root_names_the_contracts_model(loan: Running) -> None:
+    assert loan.client.get("/").json() == {"message": "Loan Prediction API is live"}
+
+
+def test_predict_answers_what_the_replaced_service_answered_and_nothing_else(diabetes: Running) -> None:
+    answer = diabetes.client.post("/predict", json=ROW)
+    assert (answer.status_code, answer.content) == (200, b'{"diabetic":true}')
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_predict_calls_the_decision_what_the_contract_calls_it(loan: Running) -> None:
+    assert loan.client.post("/predict", json=LOAN_ROW).json() == {"defaults": True}
+
+
+def test_a_target_without_a_title_gives_its_name() -> None:
+    contract = msgspec.structs.replace(LOAN, target=msgspec.structs.replace(LOAN.target, title=""))
+    with running(contract) as found:
+        assert found.client.post("/predict", json=LOAN_ROW).json() == {"status": True}
+
+
+def test_predict_says_in_headers_what_is_new(diabetes: Running) -> None:
+    headers = diabetes.client.post("/predict", json=ROW).headers
+    assert headers["x-prediction-id"] == logged(diabetes).prediction_id
+    assert (headers["x-model-name"], headers["x-model-version"]) == ("diabetes", "1")
+    assert headers["x-driftloop-revision"] == "1"
+
+
+def test_whole_numbers_are_taken_for_fractional_ones(diabetes: Running) -> None:
+    assert diabetes.client.post("/predict", json=ROW | {"Glucose": 130, "BMI": 33}).status_code == 200
+
+
+def test_predict_takes_no_patient(diabetes: Running) -> None:
+    answer = diabetes.client.post("/predict", json=ROW | {"patient_id": "MRN-1"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "patient_id"]
+    assert "MRN-1" not in answer.text
+
+
+# --- the new door
+
+
+def test_v1_predict_answers_all_that_is_known(diabetes: Running) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW)
+    assert answer.json() == {
+        "prediction_id": logged(diabetes).prediction_id,
+        "probability": 1.0,
+        "prediction": True,
+        "model_name": "diabetes",
+        "model_version": 1,
+        "revision": 1,
+        "variant": "champion",
+    }
+
+
+def test_the_probability_is_rounded_to_six_decimals(loan: Running) -> None:
+    loan.replica.serving = serving(LOAN, weight=1e-5)
+    answer = loan.client.post("/v1/predict", json=LOAN_ROW).json()
+    assert answer["probability"] == round(logistic_answer((31000.0, 2.0, 36.0), 1e-5), 6)
+    assert answer["probability"] == logged(loan).score
+
+
+@pytest.mark.parametrize(("threshold", "decision"), [(0.6, False), (0.5, True)])
+def test_a_probability_at_the_threshold_is_positive(threshold: float, decision: bool) -> None:
+    contract = msgspec.structs.replace(LOAN, decision_threshold=threshold)
+    with running(contract) as found:
+        found.replica.serving = serving(contract, weight=0.0)
+        assert found.client.post("/v1/predict", json=LOAN_ROW).json()["prediction"] is decision
+
+
+def test_a_category_reaches_the_model_by_its_place_in_the_contract(loan: Running) -> None:
+    scores = [
+        loan.client.post("/v1/predict", json={"income": 0, "employment": name, "term": 1}).json()["probability"]
+        for name in ("employed", "unemployed")
+    ]
+    assert scores == pytest.approx([logistic_answer((0.0, 0.0, 1.0)), logistic_answer((0.0, 3.0, 1.0))], abs=1e-6)
+
+
+# --- what is logged
+
+
+def test_what_is_logged_are_canonical_values(loan: Running) -> None:
+    loan.client.post("/v1/predict", json=LOAN_ROW)
+    event = logged(loan)
+    assert event.features == {"income": 31000.0, "employment": "retired", "term": 36}
+    assert (event.model_name, event.model_version, event.revision, event.variant) == ("loan", 1, 1, "champion")
+    assert event.predicted_at == NOW
+
+
+def test_the_event_is_keyed_and_named_by_its_prediction(diabetes: Running) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW).json()
+    outgoing = diabetes.log.taken[-1]
+    assert (outgoing.topic, outgoing.key, outgoing.id) == ("predictions", answer["prediction_id"], outgoing.key)
+    assert outgoing.time == NOW
+
+
+def test_the_event_continues_the_requests_trace(diabetes: Running) -> None:
+    diabetes.client.post("/predict", json=ROW, headers={"traceparent": PARENT})
+    traceparent = diabetes.log.taken[-1].traceparent or ""
+    assert re.fullmatch(r"00-0af7651916cd43dd8448eb211c80319c-[0-9a-f]{16}-01", traceparent)
+    assert traceparent != PARENT
+
+
+def test_a_malformed_trace_is_not_continued(diabetes: Running) -> None:
+    diabetes.client.post("/predict", json=ROW, headers={"traceparent": "00-zz"})
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", diabetes.log.taken[-1].traceparent or "")
+
+
+def test_two_requests_have_two_ids(diabetes: Running) -> None:
+    ids = {diabetes.client.post("/v1/predict", json=ROW).json()["prediction_id"] for _ in range(20)}
+    assert len(ids) == 20
+
+
+# --- patients
+
+
+def test_a_patient_is_logged_under_a_keyed_pseudonym(diabetes: Running) -> None:
+    diabetes.client.post("/v1/predict", json=ROW | {"patient_id": "MRN-1"})
+    assert logged(diabetes).subject == hmac.new(KEY, b"MRN-1", hashlib.sha256).hexdigest()[:32]
+
+
+def test_a_patients_id_appears_in_no_answer_and_in_no_event(diabetes: Running) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW | {"patient_id": "MRN-1"})
+    assert "MRN-1" not in answer.text + str(answer.headers) + repr(diabetes.log.taken)
+
+
+def test_without_a_patient_there_is_no_subject(diabetes: Running) -> None:
+    diabetes.client.post("/v1/predict", json=ROW | {"patient_id": None})
+    assert logged(diabetes).subject is None
+
+
+@pytest.mark.parametrize("patient_id", ["", "x" * 201, 17, True, ["MRN-1"], {"id": "MRN-1"}])
+def test_a_patients_id_that_is_no_short_text_is_refused_and_not_echoed(diabetes: Running, patient_id: object) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW | {"patient_id": patient_id})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == [
+        {
+            "type": "value_error",
+            "loc": ["body", "patient_id"],
+            "msg": "must be a text of 1 to 200 characters",
+            "input": None,
+        }
+    ]
+
+
+def test_a_patients_id_may_hold_any_character(diabetes: Running) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW | {"patient_id": 'München:/"0\x00' + "é" * 180})
+    assert answer.status_code == 200
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_bad_body_is_refused_with_a_readable_reason(diabetes: Running, door: str, name: str) -> None:
+    content, field, reason = BAD_BODIES[name]
+    answer = diabetes.client.post(door, content=content)
+    first = answer.json()["detail"][0]
+    assert answer.status_code == 422
+    assert first["loc"] == (["body"] if field is None else ["body", field])
+    assert reason in first["msg"]
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_of_a_bad_body_nothing_is_published(diabetes: Running, name: str) -> None:
+    diabetes.client.post("/v1/predict", content=BAD_BODIES[name][0])
+    assert diabetes.log.taken == []
+
+
+def test_a_refusal_shows_the_value_that_came(diabetes: Running) -> None:
+    answer = diabetes.client.post("/predict", json=ROW | {"Glucose": 2000.5})
+    assert answer.json()["detail"][0]["input"] == 2000.5
+
+
+def test_every_wrong_field_is_named_at_once(diabetes: Running) -> None:
+    answer = diabetes.client.post("/predict", json={"Glucose": 5000, "Insulin": 1})
+    named = {error["loc"][1] for error in answer.json()["detail"]}
+    assert named == {"Pregnancies", "Glucose", "BloodPressure", "BMI", "Age", "Insulin"}
+
+
+def test_a_body_of_ten_megabytes_is_too_large(diabetes: Running) -> None:
+    answer = diabetes.client.post("/v1/predict", content=b" " * 10_000_000 + body())
+    assert answer.status_code == 413
+    assert "larger than 65536 bytes" in answer.json()["detail"]
+
+
+def test_a_thousand_unknown_fields_get_a_short_answer(diabetes: Running) -> None:
+    answer = diabetes.client.post("/predict", json=ROW | {f"x{number}": 1 for number in range(1000)})
+    assert answer.status_code == 422
+    assert len(answer.content) < 10_000
+
+
+def test_a_category_that_the_contract_does_not_know_is_refused(loan: Running) -> None:
+    answer = loan.client.post("/v1/predict", json=LOAN_ROW | {"employment": "pirate\n\x00é"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["input"] == "pirate\n\x00é"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
+def test_another_method_is_told_which_one_there_is(diabetes: Running, method: str) -> None:
+    answer = diabetes.client.request(method, "/predict")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+def test_another_path_is_not_found(diabetes: Running) -> None:
+    assert diabetes.client.post("/v2/predict", json=ROW).status_code == 404
+
+
+# --- when it cannot answer
+
+
+def unavailable(answer: httpx.Response) -> bool:
+    return answer.status_code == 503 and answer.headers["retry-after"] == "1" and "again" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_without_a_model_the_client_is_told_to_come_again(diabetes: Running, door: str) -> None:
+    diabetes.replica.serving = None
+    assert unavailable(diabetes.client.post(door, json=ROW))
+
+
+def test_when_the_log_is_full_the_client_is_told_to_come_again(diabetes: Running) -> None:
+    diabetes.log.full = True
+    assert unavailable(diabetes.client.post("/predict", json=ROW))
+
+
+def test_when_the_log_refuses_the_client_is_told_to_come_again(diabetes: Running) -> None:
+    diabetes.log.failure = KafkaError(KafkaError._MSG_TIMED_OUT)
+    assert unavailable(diabetes.client.post("/predict", json=ROW))
+
+
+def test_when_the_log_says_nothing_the_client_is_told_to_come_again() -> None:
+    with running(DIABETES, wait_seconds=0.2) as found:
+        found.log.silent = True
+        assert unavailable(found.client.post("/predict", json=ROW))
+        assert found.acknowledgements.in_flight == 0
+
+
+def test_above_the_limit_the_client_is_told_to_come_again() -> None:
+    with running(DIABETES, max_in_flight=0) as found:
+        assert unavailable(found.client.post("/predict", json=ROW))
+        assert found.log.taken == []
+
+
+def test_a_model_that_gives_no_probability_is_an_error_of_ours_and_nothing_is_published(diabetes: Running) -> None:
+    answer = diabetes.client.post("/predict", json=ROW | {"Glucose": 0})
+    assert (answer.status_code, diabetes.log.taken) == (500, [])
+    assert "promote a version" in answer.json()["detail"]
+
+
+# --- counts
+
+
+@pytest.mark.parametrize(
+    ("result", "content", "full"), [("ok", body(), False), ("invalid", b"{}", False), ("unavailable", body(), True)]
+)
+def test_each_answer_is_counted_by_its_result(diabetes: Running, result: str, content: bytes, full: bool) -> None:
+    diabetes.log.full = full
+    before = counted(diabetes, result)
+    diabetes.client.post("/predict", content=content)
+    assert counted(diabetes, result) == before + 1
+
+
+# --- the documentation
+
+
+def test_the_documentation_is_served(diabetes: Running) -> None:
+    assert diabetes.client.get("/docs").status_code == 200
+    assert set(diabetes.client.get("/openapi.json").json()["paths"]) == {"/", "/predict", "/v1/predict"}
