@@ -1,5 +1,6 @@
 """What every scenario does: send patients, report outcomes late, wait for the services, and add up at the end."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -73,14 +74,21 @@ class Loop:
         self._report(len(self._at_the_lab))
 
     def kill_one(self) -> None:
-        """Kill the chosen process, if one was chosen, as a crash would, and start it again without waiting for it."""
+        """Kill the chosen process, if one was chosen, as a crash would, and start it again; returns at once.
+
+        It happens while the next patients are being answered.
+        """
         if self.kill is None:
             return
         process = self._process(self.kill)
         self.kill = None
+
+        def kill() -> None:
+            process.kill()
+            process.start()
+
         self.say(f"[red]kill -9[/] {process.name}, and start it again")
-        process.kill()
-        process.start()
+        threading.Thread(target=kill, name="killer").start()
 
     # --- waiting
 

@@ -26,6 +26,7 @@ LIKE_THE_BASELINE = 1000
 OLDER_AT_ONCE = 100
 OLDER_AT_MOST = 6000
 OUTCOMES_ARE_LATE_BY = 600
+KILLED_AFTER = 300
 FRESH = 1000
 TRICKLE = 10
 SWAP_SECONDS = 120.0
@@ -116,7 +117,6 @@ def _meet_the_baseline(loop: Loop, rng: np.random.Generator) -> None:
     loop.say(f"the verdict on version 1 is [bold]{found['verdict']}[/] (raw severity {found['raw_severity']})")
     if found["verdict"] != "GOOD":
         raise DemoFailed(f"patients like the baseline's give the verdict {found['verdict']}, not GOOD")
-    loop.kill_one()
 
 
 def _meet_older_patients_until_critical(loop: Loop, rng: np.random.Generator) -> list[Answer]:
@@ -126,6 +126,8 @@ def _meet_older_patients_until_critical(loop: Loop, rng: np.random.Generator) ->
         if len(answers) >= OLDER_AT_MOST:
             raise DemoFailed(f"{len(answers)} older patients came, and the monitor is not CRITICAL")
         answers += loop.send(older(loop.contract, rng, OLDER_AT_ONCE))
+        if len(answers) >= KILLED_AFTER:
+            loop.kill_one()
     version = loop.observer.version(1)
     assert version is not None
     realised = version["performance"]["accuracy"]
@@ -208,8 +210,9 @@ def play_age_split(loop: Loop, _rng: np.random.Generator) -> Findings:
     source = _shipped()
     later = pima_age_split(loop.contract, *_baseline(source, load_contract(source))).later
     loop.say(f"{len(later)} real patients of 42 years or more, to a model of those of 30 or less")
-    answers = loop.send(later)
+    answers = loop.send(later[: len(later) // 2])
     loop.kill_one()
+    answers += loop.send(later[len(later) // 2 :])
     loop.flush_lab()
     loop.wait_until_counted()
     found = loop.wait_for_window(1, 2)

@@ -83,7 +83,8 @@ def kafka_container(folder: Path, ports: Ports) -> Container:
 
 def postgres_container(folder: Path, ports: Ports) -> Container:
     """The database's container."""
-    environment = {"POSTGRES_PASSWORD": postgres.make_password(folder), "TZ": "UTC"}
+    # The language makes the encoding UTF-8, whatever the image is set to.
+    environment = {"POSTGRES_PASSWORD": postgres.make_password(folder), "LANG": "C.UTF-8", "TZ": "UTC"}
     # From 18 on the image keeps its data in a folder of the version below this one.
     mount = "/var/lib/postgresql"
     return Container(POSTGRES_IMAGE, _name(folder), _name(folder), mount, environment, {"5432/tcp": ports["database"]})

@@ -1,5 +1,6 @@
 """One server in one folder: prepared once, started, found again, stopped; safe when several processes ask at once."""
 
+import atexit
 import json
 import shutil
 import signal
@@ -24,6 +25,15 @@ PATIENCE_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 # Supervisors that this process has started, kept so that they are reaped.
 _supervisors: dict[Path, subprocess.Popen[bytes]] = {}
+
+
+@atexit.register
+def _part_from_supervisors() -> None:
+    """They outlive this process on purpose; without this Python warns of each that it has not seen end."""
+    for supervisor in _supervisors.values():
+        if supervisor.poll() is None:
+            supervisor.returncode = 0
+
 
 Ports = Mapping[str, int]
 
