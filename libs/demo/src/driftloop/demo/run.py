@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from rich.console import Console
 
+from driftloop import devstack
 from driftloop.common.contract import load_contract
 from driftloop.common.topics import OUTCOMES, Namespace
 from driftloop.demo import report
@@ -29,7 +31,15 @@ def run(name: str, folder: Path, seed: int, console: Console, kill: str | None =
     Raises DemoFailed, and what starting the stack and the services raises.
     """
     scenario, started = SCENARIOS[name], time.monotonic()
-    _clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        _clear(folder)
+        return _run(name, scenario, folder, seed, console, kill, started)
+
+
+def _run(
+    name: str, scenario: Scenario, folder: Path, seed: int, console: Console, kill: str | None, started: float
+) -> dict[str, Any]:
     console.print(f"[bold]Driftloop: {scenario.title}[/] (seed {seed})", highlight=False, soft_wrap=True)
     with (
         console.status("a broker and a database") as status,
@@ -49,12 +59,22 @@ def _shared(stack: Stack) -> bool:
     return "external" in (stack.kind, stack.database_kind)
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One demo a folder. Raises DemoFailed; the lock of a demo that was killed is gone with it."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise DemoFailed(f"another demo runs in {folder}: wait for its end, or choose another --folder") from None
+
+
 def _clear(folder: Path) -> None:
-    """What an earlier run has left would be taken for this one's."""
+    """What an earlier run has left, because it was killed, would be taken for this one's."""
+    devstack.stop(folder / "stack", purge=True)
     for part in ("installation", "contract", "report.json"):
         path = folder / part
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _play(

@@ -200,6 +200,8 @@ def prepare_age_split(source: Path, folder: Path) -> Path:
                 "reference_rows_max": later,
             },
             "baseline": {"holdout_rows": len(split.baseline) // 5},
+            # The halves of a hundred rows differ by chance alone: no recent population could ever be called settled.
+            "reference": "training",
         },
         split.baseline,
     )
@@ -275,13 +277,13 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 def write_contract(
-    source: Path, folder: Path, changes: Mapping[str, Mapping[str, Any]], baseline: Sequence[Case] | None = None
+    source: Path, folder: Path, changes: Mapping[str, Any], baseline: Sequence[Case] | None = None
 ) -> Path:
     """Write a contract like `source` with some settings changed, and its baseline beside it. Returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     document = yaml.safe_load(source.read_text(encoding="utf-8"))
     for part, values in changes.items():
-        document[part] = document.get(part, {}) | dict(values)
+        document[part] = document.get(part, {}) | values if isinstance(values, dict) else values
     contract = load_contract(source)
     target = folder / "baseline.csv"
     document["baseline"]["path"] = target.name

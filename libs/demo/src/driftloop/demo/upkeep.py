@@ -70,10 +70,7 @@ def status(folder: Path) -> dict[str, str | None]:
 
 def _require_free(wanted: Mapping[str, Ports]) -> None:
     taken = {
-        port: name
-        for name, ports in wanted.items()
-        for port in (ports.api, ports.management)
-        if not is_free(port)
+        port: name for name, ports in wanted.items() for port in (ports.api, ports.management) if not is_free(port)
     }
     if taken:
         ports = ", ".join(f"{port} ({name})" for port, name in taken.items())

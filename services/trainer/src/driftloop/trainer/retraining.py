@@ -165,27 +165,25 @@ class RetrainingWorker:
 
     def _data(self, model: ModelData, request: Request) -> _Data | None:
         """The rows of an attempt, or None while there are too few; then the request says what it waits for."""
-        contract, gates = model.contract, model.contract.gates
+        contract, gates, since = model.contract, model.contract.gates, request.changed_since
         # Asked first, and no more than are needed: whoever waits for weeks must not fetch everything every time.
         enough = max(gates.train_labels + gates.gate_labels, request.labels_before_next)
-        new = fetch_rows(self._client, contract, limit=enough, labelled=True, since=request.changed_since)
-        recent = fetch_rows(
-            self._client, contract, limit=gates.reference_rows_max, labelled=False, since=request.changed_since
-        )
+        new = fetch_rows(self._client, contract, limit=enough, labelled=True, since=since)
+        recent = fetch_rows(self._client, contract, limit=gates.reference_rows_max, labelled=False, since=since)
+        # A version that is compared with what it was trained on needs no other reference.
+        wanted = gates.reference_rows_min if contract.reference == "recent" else 0
         lacking = {
             "labels": max(
-                labels_wanted(gates, new.times, np.datetime64(_naive(request.changed_since))),
-                request.labels_before_next - len(new),
+                labels_wanted(gates, new.times, np.datetime64(_naive(since))), request.labels_before_next - len(new)
             ),
-            "reference_rows": max(0, gates.reference_rows_min - len(recent)),
+            "reference_rows": max(0, wanted - len(recent)),
         }
         metrics.RETRAIN_WAITING.labels(contract.name).set(lacking["labels"])
         if any(lacking.values()):
-            wanted = [f"{rows} more {name.replace('_', ' ')}" for name, rows in lacking.items() if rows]
-            self._wait(request, "waiting for " + " and ".join(wanted) + " of the new population", lacking)
+            told = [f"{rows} more {name.replace('_', ' ')}" for name, rows in lacking.items() if rows]
+            self._wait(request, "waiting for " + " and ".join(told) + " of the new population", lacking)
             return None
-        unsettled = unstable(contract, recent.values)
-        if unsettled:
+        if wanted and (unsettled := unstable(contract, recent.values)):
             self._wait(request, f"waiting for the population to settle: {unsettled}", {})
             return None
         labeled = fetch_rows(self._client, contract, limit=self._max_rows, labelled=True)
