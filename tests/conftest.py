@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from driftloop import devstack
 from driftloop.common.topics import Namespace
 from tests.support.house import House
 
 FOLDER = "DRIFTLOOP_TEST_STACK"
+
+# How long an example takes says more about the machine, which runs a broker beside, than about the code.
+settings.register_profile("driftloop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("driftloop")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,6 +8,8 @@ from psycopg import conninfo, sql
 
 from driftloop.common.postgres import migrations
 from driftloop.common.settings import Secret
+from driftloop.common.topics import Namespace
+from driftloop.demo.installation import remove
 from tests.support.house import PASSWORD, House
 
 
@@ -69,6 +71,51 @@ def test_a_database_that_is_not_utf8_is_refused(house: House) -> None:
                 migrations.migrate(url, house.namespace, {})
         finally:
             connection.execute(sql.SQL("DROP DATABASE {}").format(database))
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = migrations.Migration("9999_broken.sql", "CREATE TABLE half_done (n int); SELECT no_such_function()")
+    installed = migrations.services()
+    monkeypatch.setattr(migrations, "services", lambda: installed | {"trainer": (*installed["trainer"], broken)})
+    with pytest.raises(psycopg.errors.UndefinedFunction):
+        migrate(house)
+    with house.database("trainer") as connection:
+        assert connection.execute("SELECT to_regclass('half_done')").fetchone() == (None,)
+
+
+def test_a_new_migration_is_applied_to_a_schema_that_is_in_use(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = migrations.Migration("9999_added.sql", "CREATE TABLE added (n int)")
+    installed = migrations.services()
+    monkeypatch.setattr(migrations, "services", lambda: installed | {"trainer": (*installed["trainer"], added)})
+    assert migrate(house)["trainer"] == ["9999_added.sql"]
+    with house.pool("trainer").connection() as connection:
+        connection.execute("INSERT INTO added VALUES (1)")
+
+
+def test_a_password_that_changed_holds_from_the_next_run_on(house: House) -> None:
+    passwords = {service: Secret("a newer one") for service in migrations.services()}
+    migrations.migrate(house.stack.database_url, house.namespace, passwords)
+    url = conninfo.make_conninfo(house.database_url("trainer"), password="a newer one")
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM offsets").fetchone() == (0,)
+
+
+def test_a_service_without_a_password_is_named_with_its_variable(house: House) -> None:
+    with pytest.raises(migrations.MigrationError, match=r"set DRIFTLOOP_DRIFT_MONITOR_DB_PASSWORD"):
+        migrations.migrate(house.stack.database_url, house.namespace, {})
+
+
+def test_two_installations_on_one_database_do_not_meet(house: House) -> None:
+    other = Namespace(f"{house.namespace.prefix}b")
+    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
+    migrations.migrate(house.stack.database_url, other, passwords)
+    try:
+        url = conninfo.make_conninfo(house.stack.database_url, user=other.role("trainer"), password=PASSWORD)
+        schema = sql.Identifier(house.namespace.schema("trainer"))
+        with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(sql.SQL("SELECT * FROM {}.offsets").format(schema))
+    finally:
+        remove(house.stack, other)
 
 
 def test_a_service_sees_whether_its_schema_is_up_to_date(house: House) -> None:

@@ -26,6 +26,7 @@ from driftloop.common.http import Checks, management_app
 logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 10.0
+LEAVE_SECONDS = 1.0
 BACKLOG = 2048
 
 
@@ -64,8 +65,21 @@ def incarnation(service: str) -> str:
 
 
 def run_service(service: Service) -> int:
-    """Run until a signal or a failure. Returns the exit status: 0 after a signal, 1 after a failure."""
-    return asyncio.run(_run(service))
+    """Run until a signal or a failure. Returns the exit status: 0 after a signal, 1 after a failure.
+
+    Where a request's thread is stuck it ends the process itself, which would otherwise wait for that thread.
+    """
+    before = set(threading.enumerate())
+    status = asyncio.run(_run(service))
+    deadline = time.monotonic() + LEAVE_SECONDS
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                logger.error("a request is left behind", extra={"worker": thread.name})
+                logging.shutdown()
+                os._exit(status)
+    return status
 
 
 class _Server(uvicorn.Server):
@@ -103,7 +117,7 @@ class _Threads:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                logger.error("a thread did not stop in time", extra={"thread": thread.name})
+                logger.error("a thread did not stop in time", extra={"worker": thread.name})
 
     def _guard(self, worker: Worker) -> None:
         try:
@@ -134,7 +148,9 @@ async def _run(service: Service) -> int:
             loop.call_soon_threadsafe(stopping.set)
 
     threads = _Threads(service.workers, fail)
-    ready = dict(service.ready) | {"process": lambda: "shutting down" if draining.is_set() else threads.problem()}
+    ready = dict(service.ready) | {
+        "process": lambda: threads.failure or ("shutting down" if draining.is_set() else threads.problem())
+    }
     management = management_app({"threads": threads.problem}, ready, notes=service.notes)
     servers = [_server(management, 1)]
     if service.api is not None and service.port is not None:

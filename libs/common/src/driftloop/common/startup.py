@@ -1,8 +1,12 @@
 """What every service does before it can work: wait for its database and its topics, and say what it waits for."""
 
 import logging
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psycopg
@@ -16,7 +20,7 @@ from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.postgres.migrations import check_migrated
 from driftloop.common.postgres.pool import Pool, reachable
 from driftloop.common.settings import SettingsError
-from driftloop.common.topics import Namespace, Topic
+from driftloop.common.topics import Namespace, Topic, dead_letter_topic
 from driftloop.common.usage import answer_help
 
 __all__ = ["NotThere", "answer_help", "consumer_checks", "wait_for_schema", "wait_for_topics"]
@@ -48,11 +52,15 @@ def wait_for_schema(pool: Pool, service: str, seconds: float = WAIT_SECONDS) -> 
 def wait_for_topics(
     admin: AdminClient, namespace: Namespace, topics: Iterable[Topic], seconds: float = WAIT_SECONDS
 ) -> dict[str, TopicIdentity]:
-    """Wait until the topics exist as they must be; returns their identities by name. Raises NotThere."""
+    """Wait until the topics and their dead-letter topics exist as they must be. Raises NotThere.
+
+    Returns the topics' identities by name.
+    """
     topics = tuple(topics)
+    letters = tuple(dead_letter_topic(topic) for topic in topics if topic.dead_letters)
 
     def look() -> dict[str, TopicIdentity]:
-        verify_topics(admin, namespace, topics)
+        verify_topics(admin, namespace, topics + letters)
         return identities(admin, [namespace.topic(topic) for topic in topics])
 
     return _wait("the broker", look, (KafkaException, TopicsError, TimeoutError), seconds)
@@ -69,11 +77,25 @@ def consumer_checks(pool: Pool, producer: DeliveryProducer, consumer: ConsumerLo
 
 def _wait(what: str, look: Callable[[], T], away: tuple[type[Exception], ...], seconds: float) -> T:
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return look()
-        except away as error:
-            if time.monotonic() > deadline:
-                raise NotThere(f"{what} is not ready after {seconds:g} s: {error}") from error
-            logger.warning("waiting", extra={"for": what, "because": str(error)})
-            time.sleep(RETRY_SECONDS)
+    with _ended_by_sigterm():
+        while True:
+            try:
+                return look()
+            except away as error:
+                if time.monotonic() > deadline:
+                    raise NotThere(f"{what} is not ready after {seconds:g} s: {error}") from error
+                logger.warning("waiting", extra={"for": what, "because": str(error)})
+                time.sleep(RETRY_SECONDS)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process, also where it is a container's first one, to which the kernel applies no default."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

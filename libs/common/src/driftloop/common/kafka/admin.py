@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType, TopicDescription
+from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, ResourceType, TopicDescription
 
 from driftloop.common.kafka.config import admin_config
-from driftloop.common.topics import Namespace, Topic
+from driftloop.common.topics import Namespace, Topic, dead_letter_topic
 
 TIMEOUT_SECONDS = 15.0
 RETRY_SECONDS = 0.1
@@ -79,8 +79,8 @@ def _await_all(admin: AdminClient, namespace: Namespace, topics: Iterable[Topic]
 def verify_topics(admin: AdminClient, namespace: Namespace, topics: Iterable[Topic]) -> None:
     """Raise TopicsError unless every topic exists with the partitions and the clean-up policy that it must have.
 
-    Retention is the platform team's to change; a compacted topic that deletes, or fewer partitions, breaks a guarantee.
-    Raises KafkaException where the brokers do not answer.
+    Retention is the platform team's to change; a compacted topic that deletes, fewer partitions, or a dead-letter topic
+    that cannot hold its topic's largest record breaks a guarantee. Raises KafkaException where no broker answers.
     """
     topics = tuple(topics)
     found = identities(admin, [namespace.topic(topic) for topic in topics])
@@ -101,6 +101,17 @@ def verify_topics(admin: AdminClient, namespace: Namespace, topics: Iterable[Top
                 f"topic {name!r} has cleanup.policy={policy!r} and needs {wanted!r}: "
                 f"change it with kafka-configs --alter --topic {name} --add-config cleanup.policy={wanted}"
             )
+        letters = namespace.topic(dead_letter_topic(topic))
+        if letters in configs and _most_bytes(configs[letters]) <= _most_bytes(configs[name]):
+            least = 2 * _most_bytes(configs[name])
+            raise TopicsError(
+                f"topic {letters!r} must take larger records than {name!r}, whose it keeps with their reasons: "
+                f"change it with kafka-configs --alter --topic {letters} --add-config max.message.bytes={least}"
+            )
+
+
+def _most_bytes(config: Mapping[str, ConfigEntry]) -> int:
+    return int(config["max.message.bytes"].value or 0)
 
 
 def identities(admin: AdminClient, names: Iterable[str]) -> dict[str, TopicIdentity]:

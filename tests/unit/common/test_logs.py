@@ -1,0 +1,146 @@
+"""Logs are one JSON object a line, whatever they are given, and tell nothing that a database quotes."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from driftloop.common.logs import JsonFormatter, Sparing
+
+PATIENT = "Mrs Example"
+
+
+class Unspeakable:
+    """A value that cannot even be written as text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+# A logger without a parent: nobody else writes what it is given.
+logger = logging.Logger("tests.logs")
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What the logger of these tests has written."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter("a service"))
+    logger.addHandler(handler)
+    yield stream
+    logger.removeHandler(handler)
+
+
+def lines(written: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in written.getvalue().splitlines()]
+
+
+def test_a_record_is_one_line_with_its_time_level_service_and_extras(written: io.StringIO) -> None:
+    logger.warning("two\nlines, %d values", 2, extra={"rows": 7, "where": {"a": [1, None]}})
+    (line,) = lines(written)
+    assert str(line.pop("time")).endswith("+00:00")
+    assert line == {
+        "level": "WARNING", "service": "a service", "logger": "tests.logs", "message": "two\nlines, 2 values",
+        "rows": 7, "where": {"a": [1, None]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value", [Unspeakable(), {("a", 1): 2}, float("nan"), float("inf"), b"\xff", {1, 2}, "\ud800", [Unspeakable()]]
+)
+def test_an_odd_extra_is_written_somehow(written: io.StringIO, value: object) -> None:
+    logger.warning("odd", extra={"value": value, "rows": 7})
+    (line,) = lines(written)
+    assert line["message"] == "odd"
+    assert "value" in line
+
+
+def test_an_extra_that_contains_itself_is_written_somehow(written: io.StringIO) -> None:
+    circle: dict[str, object] = {}
+    circle["circle"] = circle
+    logger.warning("odd", extra={"circle": circle})
+    assert len(lines(written)) == 1
+
+
+def test_an_extra_cannot_pass_itself_off_as_a_standard_field(written: io.StringIO) -> None:
+    logger.warning("real", extra={"level": "DEBUG", "time": "never", "service": "another"})
+    (line,) = lines(written)
+    assert (line["level"], line["service"], line["extra_level"]) == ("WARNING", "a service", "DEBUG")
+
+
+def test_arguments_that_do_not_fit_their_message_lose_no_line(written: io.StringIO) -> None:
+    logger.warning("%d of %d", 1)
+    logger.warning("%s", Unspeakable())
+    logger.warning(Unspeakable())
+    assert len(lines(written)) == 3
+
+
+def test_an_exception_is_in_the_line_with_its_stack_and_its_cause(written: io.StringIO) -> None:
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise RuntimeError("second") from error
+    except RuntimeError:
+        logger.exception("it failed")
+    (line,) = lines(written)
+    told = str(line["exception"])
+    assert "RuntimeError: second" in told
+    assert "KeyError: 'first'" in told
+    assert told.count("test_logs.py") == 2
+
+
+def test_an_error_of_the_database_is_told_without_what_it_quotes(written: io.StringIO) -> None:
+    class Unique(psycopg.errors.UniqueViolation):
+        """As the server sends it: the text quotes the row."""
+
+    quoting = f"Key (patient)=({PATIENT}) already exists"
+    try:
+        raise Unique(quoting)
+    except psycopg.Error as error:
+        wrapped = RuntimeError("a batch failed")
+        wrapped.__cause__ = error
+        logger.error("it failed", exc_info=wrapped)
+    (line,) = lines(written)
+    assert PATIENT not in json.dumps(line)
+    assert "SQLSTATE 23505" in str(line["exception"])
+
+
+def test_causes_that_go_in_a_circle_come_to_an_end(written: io.StringIO) -> None:
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__cause__, other.__cause__ = other, one
+    logger.error("it failed", exc_info=one)
+    assert len(lines(written)) == 1
+
+
+def test_no_exception_is_no_field(written: io.StringIO) -> None:
+    logger.warning("nothing failed", exc_info=True)
+    (line,) = lines(written)
+    assert "exception" not in line
+
+
+def record(message: str, level: int = logging.WARNING, seconds: float = 0, **values: object) -> logging.LogRecord:
+    made = logging.makeLogRecord({"msg": message, "levelno": level} | values)
+    made.created = 1_000 + seconds
+    return made
+
+
+def test_a_kind_of_message_passes_once_in_its_time() -> None:
+    sparing = Sparing(10)
+    passed = [sparing.filter(record("away", seconds=second)) for second in (0, 1, 9.9, 10, 11, 20)]
+    assert passed == [True, False, False, True, False, True]
+
+
+def test_other_kinds_of_message_pass_meanwhile() -> None:
+    sparing = Sparing(10)
+    assert sparing.filter(record("%s [%s] %s", args=("FAIL", "producer-1", "broker 1")))
+    assert not sparing.filter(record("%s [%s] %s", args=("FAIL", "producer-1", "broker 2")))
+    assert sparing.filter(record("%s [%s] %s", args=("FAIL", "producer-2", "broker 1")))
+    assert sparing.filter(record("%s [%s] %s", args=("GETPID", "producer-1", "broker 1")))
+    assert sparing.filter(record("%s [%s] %s", logging.CRITICAL, args=("FAIL", "producer-1", "broker 1")))
