@@ -1,0 +1,104 @@
+"""Makes the keys and passwords of a Compose installation: what is missing, and nothing anew that is there.
+
+`python make_secrets.py FOLDER` fills one folder for each of those who read them, which is a volume of its own:
+
+- `admin/`: the database administrator's password and URL, and the password of each service's role
+- `label-ingest/`, `drift-monitor/`, `trainer/`: the URL with which the service's own role connects
+- `trainer/signing.pem`: the private key that signs models; `trusted/<key id>.pem`: its public half
+- `predictor/pseudonym`: the key that makes pseudonyms of patients' ids
+
+A file appears whole under its name or not at all, and of two that make it at once the first one's stays.
+"""
+
+import os
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from driftloop.common import keys
+from driftloop.common.topics import Namespace
+
+SERVICES = ("label_ingest", "drift_monitor", "trainer")
+DATABASE = "postgres:5432/driftloop"
+# The database server, which runs as another user, reads its password too; nobody else has this volume.
+SHARED, PRIVATE = 0o444, 0o400
+
+
+def main() -> int:
+    """Make what is missing and say what was made."""
+    if len(sys.argv) != 2:
+        sys.stderr.write("usage: make_secrets.py FOLDER\n")
+        return 2
+    try:
+        made = make(Path(sys.argv[1]))
+    except (OSError, keys.KeyFileError) as error:
+        sys.stderr.write(f"make_secrets.py: {error}\n")
+        return 1
+    sys.stdout.write(f"made {', '.join(made)}\n" if made else "every key and password is there\n")
+    return 0
+
+
+def make(folder: Path) -> list[str]:
+    """Make what is missing in `folder`; returns the files made. Raises OSError, KeyFileError."""
+    made: list[str] = []
+
+    def keep(name: str, data: bytes, mode: int = PRIVATE) -> bytes:
+        if write_new(folder / name, data, mode):
+            made.append(name)
+        return (folder / name).read_bytes()
+
+    password = keep("admin/postgres-password", _random(), SHARED).decode()
+    keep("admin/database-url", f"postgresql://postgres:{password}@{DATABASE}".encode())
+    for service in SERVICES:
+        password = keep(f"admin/{service}-password", _random()).decode()
+        url = f"postgresql://{Namespace().role(service)}:{password}@{DATABASE}"
+        keep(f"{service.replace('_', '-')}/database-url", url.encode())
+    keep("predictor/pseudonym", _random())
+    keep("trainer/signing.pem", _private_key())
+    signing = keys.load_signing_key(folder / "trainer" / "signing.pem")
+    public = signing.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    # Named by its id: after a new signing key was made, what the old one signed is still trusted.
+    keep(f"trusted/{signing.key_id}.pem", public, SHARED)
+    return made
+
+
+def write_new(path: Path, data: bytes, mode: int) -> bool:
+    """Write a file that appears whole and durable; False, and nothing done, if there is one of that name."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _random() -> bytes:
+    return secrets.token_urlsafe(32).encode()
+
+
+def _private_key() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        keys.generate(Path(folder) / "private.pem", Path(folder) / "public.pem")
+        return (Path(folder) / "private.pem").read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
