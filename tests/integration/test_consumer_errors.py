@@ -240,6 +240,8 @@ def test_a_retry_sends_no_dead_letter_again(counting: Counting) -> None:
 def test_an_offset_moves_only_once_its_dead_letter_is_durable(counting: Counting) -> None:
     name = counting.house.namespace.topic(dead_letter_topic(OUTCOMES))
     counting.house.admin.delete_topics([name])[name].result(10)
+    # The controller has deleted it; the broker may take records for it a moment longer.
+    wait_until(lambda: name not in counting.house.admin.list_topics(timeout=10).topics, "the topic is gone")
     producer = DeliveryProducer(producer_config(counting.house.stack.bootstrap_servers, "tests", 500))
     counting.house.produce(OUTCOMES, b"neither JSON", partition=0)
     with counting.consuming(producer=producer) as running:

@@ -33,8 +33,10 @@ class Echo:
 
 
 def exchange(chunks: Iterable[bytes], headers: dict[str, str] | None = None, *, gone: bool = False) -> tuple[Any, ...]:
-    """Send chunks through the limit. Returns the status (None for no answer), the bodies that came through, and how
-    many messages were left unread."""
+    """Send chunks through the limit.
+
+    Returns the status (None for no answer), the bodies that came through, and how many messages were left unread.
+    """
     echo, sent = Echo(), []
     parts = list(chunks)
     messages: list[Message] = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
