@@ -1,0 +1,105 @@
+"""The Compose installation's keys and passwords are made once, whole, and never anew."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from psycopg import conninfo
+
+from driftloop.common import keys
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "deploy" / "compose" / "make_secrets.py"
+MADE = {
+    "admin/database-url",
+    "admin/drift_monitor-password",
+    "admin/label_ingest-password",
+    "admin/postgres-password",
+    "admin/trainer-password",
+    "drift-monitor/database-url",
+    "label-ingest/database-url",
+    "predictor/pseudonym",
+    "trainer/database-url",
+    "trainer/signing.pem",
+}
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def test_everything_that_the_compose_file_mounts_is_made(made: Path) -> None:
+    key_id = keys.load_signing_key(made / "trainer" / "signing.pem").key_id
+    assert files(made).keys() == MADE | {f"trusted/{key_id}.pem"}
+
+
+def test_what_the_trainer_signs_is_trusted(made: Path) -> None:
+    signing = keys.load_signing_key(made / "trainer" / "signing.pem")
+    assert signing.key_id in keys.load_public_keys(made / "trusted")
+
+
+def test_a_services_url_holds_its_roles_password(made: Path) -> None:
+    url = conninfo.conninfo_to_dict((made / "label-ingest" / "database-url").read_text())
+    password = (made / "admin" / "label_ingest-password").read_text()
+    assert (url["user"], url["password"], url["host"]) == ("driftloop_label_ingest", password, "postgres")
+
+
+def test_a_second_run_changes_nothing(made: Path) -> None:
+    before = files(made)
+    assert run(made).stdout == "every key and password is there\n"
+    assert files(made) == before
+
+
+def test_only_what_is_missing_is_made(made: Path) -> None:
+    before = files(made)
+    (made / "drift-monitor" / "database-url").unlink()
+    assert run(made).stdout == "made drift-monitor/database-url\n"
+    assert files(made) == before
+
+
+def test_after_a_new_signing_key_the_old_one_is_still_trusted(made: Path) -> None:
+    old = keys.load_signing_key(made / "trainer" / "signing.pem").key_id
+    (made / "trainer" / "signing.pem").unlink()
+    run(made)
+    new = keys.load_signing_key(made / "trainer" / "signing.pem").key_id
+    assert keys.load_public_keys(made / "trusted").keys() == {old, new}
+
+
+def test_several_at_once_agree(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert {done.returncode for done in pool.map(run, [tmp_path] * 4)} == {0}
+    trusted = keys.load_public_keys(tmp_path / "trusted")
+    assert trusted.keys() == {keys.load_signing_key(tmp_path / "trainer" / "signing.pem").key_id}
+
+
+def test_private_files_are_their_owners_alone(made: Path) -> None:
+    readable = {name for name in files(made) if (made / name).stat().st_mode & 0o077}
+    assert {name.partition("/")[0] for name in readable} == {"admin", "trusted"}
+    assert "admin/postgres-password" in readable
+
+
+def test_nothing_secret_is_said(tmp_path: Path) -> None:
+    said = run(tmp_path).stdout
+    assert not any(content.decode() in said for content in files(tmp_path).values())
+
+
+def test_a_signing_key_that_is_none_is_an_error_that_names_it(made: Path) -> None:
+    path = made / "trainer" / "signing.pem"
+    path.unlink()
+    path.write_text("garbage")
+    done = run(made)
+    assert (done.returncode, "signing.pem: is no private key in PEM form" in done.stderr) == (1, True)
+    assert path.read_text() == "garbage"
