@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.common.contract import ContractError, Grid, baseline_path, digest, load_contract
+from driftloop.common.contract import ContractError, Grid, baseline_path, digest, load_contract, load_contracts
 from tests.support.paths import MODELS
 
 SHORT = """
@@ -123,3 +123,10 @@ def test_an_absent_file_is_a_contract_error(tmp_path: Path) -> None:
 )
 def test_rounding_gives_the_float_nearest_the_decimal(step: float, value: float, rounded: float) -> None:
     assert Grid(step).round(value) == rounded
+
+
+def test_two_contracts_of_one_name_are_refused() -> None:
+    path = MODELS / "loan" / "contract.yaml"
+    assert set(load_contracts([path, MODELS / "diabetes" / "contract.yaml"])) == {"loan", "diabetes"}
+    with pytest.raises(ContractError, match="another contract has this name"):
+        load_contracts([path, path])

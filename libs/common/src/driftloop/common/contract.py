@@ -6,7 +6,7 @@ but the name, the features, the target and the baseline has a default, so that a
 
 import hashlib
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -196,6 +196,17 @@ def load_contract(path: Path) -> Contract:
         raise ContractError(path, field, _value_at(document, field), reason) from error
     _check(path, contract)
     return contract
+
+
+def load_contracts(paths: Iterable[Path]) -> dict[str, Contract]:
+    """Several contracts, by model name. Raises ContractError, also where two have one name."""
+    contracts: dict[str, Contract] = {}
+    for path in paths:
+        contract = load_contract(path)
+        if contract.name in contracts:
+            raise ContractError(path, "name", contract.name, "another contract has this name: give each model its own")
+        contracts[contract.name] = contract
+    return contracts
 
 
 def baseline_path(contract_file: Path, contract: Contract) -> Path:

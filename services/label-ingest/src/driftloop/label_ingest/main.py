@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from psycopg import Connection
 
 from driftloop.common.clock import Clock, utc_now
-from driftloop.common.contract import Contract, ContractError, load_contract
+from driftloop.common.contract import ContractError, load_contracts
 from driftloop.common.events import OutcomeReported, PredictionMade
 from driftloop.common.kafka.admin import admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
@@ -41,17 +40,6 @@ def main() -> None:
     except (SettingsError, ContractError) as error:
         sys.exit(f"driftloop-label-ingest: {error}")
     sys.exit(run_service(service))
-
-
-def load_contracts(paths: Sequence[Path]) -> dict[str, Contract]:
-    """The contracts by model name. Raises ContractError where two have one name."""
-    contracts: dict[str, Contract] = {}
-    for path in paths:
-        contract = load_contract(path)
-        if contract.name in contracts:
-            raise ContractError(path, "name", contract.name, "another contract has this name: give each model its own")
-        contracts[contract.name] = contract
-    return contracts
 
 
 def build(settings: Settings) -> Service:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from driftloop.common import keys, registry
-from driftloop.common.contract import Contract, ContractError, baseline_path, load_contract
+from driftloop.common.contract import Contract, ContractError, baseline_path, load_contracts
 from driftloop.common.events import ArtifactRef
 from driftloop.common.rows import read_baseline, validator
 from driftloop.trainer.domain.challenger import BaselineData
@@ -14,13 +14,11 @@ from driftloop.trainer.settings import Settings
 
 def load_models(paths: Sequence[Path]) -> dict[str, ModelData]:
     """Every contract with its baseline, by model name. Raises ContractError."""
-    models: dict[str, ModelData] = {}
-    for path in paths:
-        contract = load_contract(path)
-        if contract.name in models:
-            raise ContractError(path, "name", contract.name, "another contract has this name: give each model its own")
-        models[contract.name] = ModelData(contract, load_baseline(path, contract))
-    return models
+    # In the order of the paths, which is that of the contracts.
+    return {
+        name: ModelData(contract, load_baseline(path, contract))
+        for path, (name, contract) in zip(paths, load_contracts(paths).items(), strict=True)
+    }
 
 
 def load_baseline(path: Path, contract: Contract) -> BaselineData:
