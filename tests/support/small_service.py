@@ -112,7 +112,7 @@ def main() -> None:
         closers=(closer("first", arguments.how == "closer"), closer("second", False)),
         shutdown_seconds=3,
     )
-    sys.exit(run_service(service))
+    run_service(service)
 
 
 if __name__ == "__main__":

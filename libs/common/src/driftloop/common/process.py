@@ -10,13 +10,14 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -64,10 +65,11 @@ def incarnation(service: str) -> str:
     return f"{service}/{socket.gethostname()}/{uuid.uuid4().hex[:12]}"
 
 
-def run_service(service: Service) -> int:
-    """Run until a signal or a failure. Returns the exit status: 0 after a signal, 1 after a failure.
+def run_service(service: Service) -> NoReturn:
+    """Run until a signal or a failure, then end the process: with status 0 after a signal, 1 after a failure.
 
-    Where a request's thread is stuck it ends the process itself, which would otherwise wait for that thread.
+    It ends at once, because all that must be kept was closed. Python's own end would first wait for every thread: for a
+    request's that is stuck, or for a client library's that asks a name server which is gone.
     """
     before = set(threading.enumerate())
     status = asyncio.run(_run(service))
@@ -77,9 +79,9 @@ def run_service(service: Service) -> int:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 logger.error("a request is left behind", extra={"worker": thread.name})
-                logging.shutdown()
-                os._exit(status)
-    return status
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 class _Server(uvicorn.Server):

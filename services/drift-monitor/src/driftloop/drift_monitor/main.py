@@ -42,7 +42,7 @@ def main() -> None:
         service = build(settings)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-drift-monitor: {error}")
-    sys.exit(run_service(service))
+    run_service(service)
 
 
 def build(settings: Settings) -> Service:

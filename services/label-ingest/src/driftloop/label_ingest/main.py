@@ -39,7 +39,7 @@ def main() -> None:
         service = build(settings)
     except (SettingsError, ContractError) as error:
         sys.exit(f"driftloop-label-ingest: {error}")
-    sys.exit(run_service(service))
+    run_service(service)
 
 
 def build(settings: Settings) -> Service:

@@ -41,7 +41,7 @@ def main() -> None:
         service = build(settings)
     except (SettingsError, ContractError, KeyFileError) as error:
         sys.exit(f"driftloop-trainer: {error}")
-    sys.exit(run_service(service))
+    run_service(service)
 
 
 def build(settings: Settings) -> Service:
