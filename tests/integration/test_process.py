@@ -188,6 +188,14 @@ def test_a_closer_that_fails_keeps_no_other_from_closing(start: Start) -> None:
     assert small.said() == ["lifespan ended", "closed first", "closed second"]
 
 
+def test_a_library_that_would_not_let_the_process_end_is_not_waited_for(start: Start) -> None:
+    small = start("library")
+    small.wait_ready()
+    small.process.terminate()
+    assert small.process.wait(10) == 0
+    assert small.said() == ["lifespan ended", "closed first", "closed second"]
+
+
 def test_a_second_signal_waits_for_no_request(start: Start, in_flight: Callable[[str], Future[httpx.Response]]) -> None:
     small = start()
     small.wait_ready()

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import atexit
 import sys
 import threading
 import time
@@ -101,6 +102,8 @@ def main() -> None:
     arguments = parser.parse_args()
     configure_logging("small")
     process.JOIN_SECONDS = 1.0
+    if arguments.how == "library":
+        atexit.register(time.sleep, 60)
     worker = Worker(arguments.how)
     service = Service(
         name="small",
