@@ -80,6 +80,9 @@ class DeliveryProducer:
         self._on_batch = on_batch
         self._stop = threading.Event()
         self._fatal: KafkaError | None = None
+        # Counted here: the client's own length holds its error events, too.
+        self._waiting = 0
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._poll, name="kafka-producer-poll", daemon=True)
         self._thread.start()
 
@@ -87,11 +90,6 @@ class DeliveryProducer:
     def fatal(self) -> KafkaError | None:
         """The error after which nothing can be sent, if there was one."""
         return self._fatal
-
-    @property
-    def queued(self) -> int:
-        """How many records wait for their ack."""
-        return len(self._producer)
 
     def produce(
         self,
@@ -113,6 +111,7 @@ class DeliveryProducer:
             raise ProducerFailed("the producer is closed")
 
         def report(error: KafkaError | None, _message: Message) -> None:
+            self._count(-1)
             (metrics.PRODUCE_FAILED if error else metrics.PRODUCED).labels(topic).inc()
             _shielded(on_delivery, error)
 
@@ -121,12 +120,14 @@ class DeliveryProducer:
                 topic, value=value, key=key, partition=partition, headers=list(headers), on_delivery=report
             )
         except BufferError as error:
-            raise ProducerFull(f"{len(self._producer)} records wait for the broker") from error
+            raise ProducerFull(f"{self._waiting} records wait for the broker") from error
         except KafkaException as error:
             if error.args[0].code() == KafkaError._FATAL:
                 self._fatal = error.args[0]
                 raise ProducerFailed(str(error.args[0])) from error
             raise
+        # Its fate may be told already: the sum is right whichever is counted first.
+        self._count(1)
 
     def produce_and_wait(
         self,
@@ -167,14 +168,18 @@ class DeliveryProducer:
 
         Their senders are told so: each call-back comes before this returns.
         """
-        left = self._producer.flush(timeout)
+        left = self._waiting if self._producer.flush(timeout) else 0
         if left:
             self._producer.purge()
             self._producer.flush(PURGE_SECONDS)
             logger.warning("records without an ack at shutdown", extra={"records": left})
         self._stop.set()
         self._thread.join(timeout=2)
-        return int(left)
+        return left
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._waiting += change
 
     def _poll(self) -> None:
         while not self._stop.is_set():
