@@ -42,10 +42,6 @@ class Observer:
         """The trainer's versions, requests and replicas."""
         return self._get("trainer", f"/v1/models/{self._model}", {})
 
-    def card(self, version: int) -> dict[str, Any]:
-        """A version's model card."""
-        return self._get("trainer", f"/v1/models/{self._model}/versions/{version}", {})
-
     def labels(self) -> dict[str, Any]:
         """label-ingest's counts."""
         return self._get("label-ingest", "/v1/summary", {"model": self._model})
@@ -54,10 +50,6 @@ class Observer:
         """How many predictions and how many labels the monitor has counted, over all versions."""
         versions = self.report()["versions"]
         return sum(one["counted"] for one in versions), sum(one["performance"]["n"] for one in versions)
-
-    def request(self) -> dict[str, Any] | None:
-        """The newest retraining request."""
-        return next(iter(self.training()["requests"]), None)
 
     def swapped(self, version: int) -> dict[str, datetime]:
         """Since when each replica serves `version`, by replica; those that do not are left out."""

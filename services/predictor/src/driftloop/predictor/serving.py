@@ -4,9 +4,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from prometheus_client import Counter
-
-from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.events import ArtifactRef, ModelStatus
 from driftloop.predictor.domain.model import LoadedModel
@@ -31,11 +28,6 @@ class Serving:
             (b"x-model-version", b"%d" % self.model.version),
             (b"x-driftloop-revision", b"%d" % self.revision),
         )
-
-    @cached_property
-    def answered(self) -> Counter:
-        """The count of this version's answers."""
-        return metrics.PREDICTIONS.labels(self.model.name, str(self.model.version), "ok")
 
 
 @dataclass(frozen=True)
