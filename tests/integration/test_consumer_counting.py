@@ -228,6 +228,29 @@ def test_partitions_that_are_lost_and_given_back_during_a_retry_are_read_anew(
     assert counting.counts() == once(names)
 
 
+def test_a_batch_grows_under_load(counting: Counting) -> None:
+    counting.produce(ids(3_000), partition=0)
+    sizes: list[int] = []
+    with counting.consuming(lambda _connection, batch: sizes.append(len(batch)), batch_size=3_000):
+        counting.wait_until_read()
+    assert sum(sizes) == 3_000
+    assert max(sizes) > consumer.SMALL_BATCH
+
+
+def test_a_slow_handler_gets_small_batches(counting: Counting) -> None:
+    counting.produce(ids(2_000), partition=0)
+    sizes: list[int] = []
+
+    def slowly(connection: Connection, batch: Sequence[Delivery]) -> None:
+        sizes.append(len(batch))
+        connection.execute("SELECT pg_sleep(%s)", [2 * consumer.HANDLING_SECONDS])
+
+    with counting.consuming(slowly, batch_size=2_000):
+        counting.wait_until_read()
+    assert sum(sizes) == 2_000
+    assert max(sizes) <= consumer.SMALL_BATCH
+
+
 def set_next(counting: Counting, next_: int) -> None:
     with counting.house.database(SCHEMA) as connection:
         connection.execute("UPDATE offsets SET next = %s WHERE consumer = %s AND partition = 0", [next_, NAME])

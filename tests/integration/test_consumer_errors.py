@@ -14,7 +14,7 @@ from driftloop.common.events import OutcomeReported
 from driftloop.common.kafka import consumer
 from driftloop.common.kafka.admin import create_topics
 from driftloop.common.kafka.config import producer_config
-from driftloop.common.kafka.consumer import BAD_RUN, Delivery, InvalidEvent, NotYet
+from driftloop.common.kafka.consumer import BAD_RUN, LETTERS_AT_ONCE, Delivery, InvalidEvent, NotYet
 from driftloop.common.kafka.deadletter import HEADER_PREFIX
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.records import Record
@@ -251,6 +251,19 @@ def test_an_offset_moves_only_once_its_dead_letter_is_durable(counting: Counting
         letters(counting, 1)
         assert running.error is None
     producer.close(1)
+
+
+def test_more_dead_letters_than_the_producer_can_hold_at_once_are_each_sent_once(counting: Counting) -> None:
+    number, large = 2 * LETTERS_AT_ONCE, 15_000
+    config = producer_config(counting.house.stack.bootstrap_servers, "tests", 10_000)
+    producer = DeliveryProducer(config | {"queue.buffering.max.kbytes": 1_024})
+    assert LETTERS_AT_ONCE * large < 1_024 * 1_024 < number * large
+    counting.house.produce_all(OUTCOMES, [(b"x" * large, None, [], 0)] * number)
+    with counting.consuming(producer=producer) as running:
+        found = letters(counting, number)
+        assert running.loop.state.problem() is None
+    producer.close(1)
+    assert [why(letter)["offset"] for letter in found] == [str(offset) for offset in range(number)]
 
 
 def bad_predictions(counting: Counting, number: int) -> None:

@@ -26,6 +26,8 @@ def delete_records(counting: Counting, before: int) -> None:
 def make_anew(counting: Counting) -> None:
     name = counting.house.namespace.topic(OUTCOMES)
     counting.house.admin.delete_topics([name])[name].result(10)
+    # The controller has deleted it; the broker may take records for it, and hand them out, a moment longer.
+    wait_until(lambda: name not in counting.house.admin.list_topics(timeout=10).topics, "the topic is gone")
     create_topics(counting.house.admin, counting.house.namespace, [OUTCOMES], replication=1)
 
 

@@ -2,15 +2,16 @@
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from driftloop.common.kafka.admin import TopicIdentity, TopicsError, identities
-from driftloop.common.kafka.records import Record
+from driftloop.common.kafka.records import Record, record_of
 from driftloop.common.postgres import offsets
 from driftloop.common.postgres.pool import Pool, is_transient
 
@@ -79,17 +80,21 @@ class Assignment:
         self.joined = False
         self.on_revoke(client, partitions)
 
-    def take(self, records: Iterable[Record]) -> list[Record]:
-        """Those records that are ours and new to us, as a batch to be handled.
+    def take(self, messages: list[Message], most: int) -> dict[offsets.TopicPartition, list[Record]]:
+        """Of the last messages in the list, so many at most, the last one first: the records that are ours and new.
 
-        What the client read before a partition was taken away may come after it was given back.
+        They are gone from the list. What the client read before a partition was taken away may come after it was given
+        back; then it is not new.
         """
-        taken = []
-        for record in records:
-            held = self.held.get((record.topic, record.partition))
+        taken: defaultdict[offsets.TopicPartition, list[Record]] = defaultdict(list)
+        for _ in range(min(most, len(messages))):
+            # Let go at once, so that the next one is taken apart in the same memory.
+            record = record_of(messages.pop())
+            place = record.topic, record.partition
+            held = self.held.get(place)
             if held is not None and record.offset >= held.read:
                 held.read = record.offset + 1
-                taken.append(record)
+                taken[place].append(record)
         return taken
 
     def owned(self, names: Names) -> Owned:

@@ -10,6 +10,7 @@ another process, or this one after a restart, reads the record again.
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,23 +22,43 @@ from confluent_kafka.admin import AdminClient
 from psycopg import Connection
 
 from driftloop.common import metrics
-from driftloop.common.envelope import Envelope, UndecodableMessage, decode_envelope, decode_event
-from driftloop.common.events import Event
 from driftloop.common.kafka.admin import TopicIdentity, TopicWatch
 from driftloop.common.kafka.assignment import Assignment, Halted, Owned, remade
+from driftloop.common.kafka.batches import (
+    Batch,
+    Deliveries,
+    Delivery,
+    Item,
+    dead_letters,
+    decode,
+    deliveries,
+    halves,
+    sequences,
+    size,
+    without_duplicates,
+)
 from driftloop.common.kafka.config import admin_part
 from driftloop.common.kafka.deadletter import DeadLetter, send_dead_letters
 from driftloop.common.kafka.producer import DeliveryProducer, ProducerFull
-from driftloop.common.kafka.records import Record, record_of
+from driftloop.common.kafka.records import Record
 from driftloop.common.postgres import offsets
 from driftloop.common.postgres.pool import Pool, is_permanent, is_transient
 from driftloop.common.topics import Topic
+
+__all__ = ["ConsumerLoop", "ConsumerState", "Delivery", "Handler", "InvalidEvent", "NotYet", "Subscription"]
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 # What comes within this time of a first record is handled with it, in one transaction.
 LINGER_SECONDS = 0.02
+# A batch grows under load up to its limit as long as it is handled within this time: others wait for what it locks.
+HANDLING_SECONDS = 0.1
+SMALL_BATCH = 500
+# So many records are decoded at once: no more than the processor's cache holds.
+DECODED_AT_ONCE = 200
+# Even the largest ones fit into the producer's queue.
+LETTERS_AT_ONCE = 50
 WATCH_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # So many bad records in a row on a topic that only we write mean that the code is wrong, not the records.
@@ -52,18 +73,10 @@ class InvalidEvent(ValueError):
     """A handler found that one event can never be applied; it becomes a dead letter. The text holds no value of it."""
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """An event as a handler gets it: with its envelope and its place in the log."""
-
-    event: Event
-    envelope: Envelope
-    record: Record
-
-
 Handler = Callable[[Connection, Sequence[Delivery]], None]
 # Partition → its position before a batch, and the one after.
 Moves = Mapping[offsets.TopicPartition, tuple[int, int]]
+Counts = Mapping[offsets.TopicPartition, int]
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,10 @@ class ConsumerState:
 
 
 class ConsumerLoop:
-    """Runs one consumer of a service. Build it in `main`, run it in a thread of its own."""
+    """Runs one consumer of a service. Build it in `main`, run it in a thread of its own.
+
+    `batch_size` is how many records are handled in one transaction at most.
+    """
 
     def __init__(
         self,
@@ -106,7 +122,7 @@ class ConsumerLoop:
         pool: Pool,
         producer: DeliveryProducer,
         after_commit: Callable[[], None] = lambda: None,
-        batch_size: int = 500,
+        batch_size: int = 10_000,
     ) -> None:
         self.name = name
         self.state = ConsumerState()
@@ -116,7 +132,8 @@ class ConsumerLoop:
         self._pool = pool
         self._producer = producer
         self._after_commit = after_commit
-        self._batch_size = batch_size
+        self._max_batch = batch_size
+        self._next_batch = min(SMALL_BATCH, batch_size)
         self._bad_run: dict[str, int] = {}
         self._sent: set[tuple[str, int, int]] = set()
         self._stop: threading.Event
@@ -138,11 +155,7 @@ class ConsumerLoop:
                 on_lost=self._assignment.on_lost,
             )
             while not stop.is_set():
-                records = self._assignment.take(self._read(POLL_SECONDS))
-                for topic in watch.remade():
-                    raise Halted(f"under this consumer {remade(topic, self.name)}")
-                if records:
-                    self._handle_all(records)
+                self._turn(watch)
         except Halted as halted:
             self.state.halted = str(halted)
             logger.critical("the consumer stands still until someone decides", extra={"reason": str(halted)})
@@ -150,23 +163,37 @@ class ConsumerLoop:
         finally:
             self._consumer.close()
 
+    def _turn(self, watch: TopicWatch) -> None:
+        batch = self._take(self._read(POLL_SECONDS))
+        for topic in watch.remade():
+            raise Halted(f"under this consumer {remade(topic, self.name)}")
+        if batch:
+            self._handle_all(batch)
+
     # --- reading
 
-    def _read(self, timeout: float) -> list[Record]:
+    def _read(self, timeout: float) -> list[RawMessage]:
         first = self._consumer.poll(timeout)
-        messages = [] if first is None else [first, *self._consumer.consume(self._batch_size - 1, LINGER_SECONDS)]
+        messages = [] if first is None else [first, *self._consumer.consume(self._next_batch - 1, LINGER_SECONDS)]
         self.state.assigned = set(self._assignment.held)
         self.state.joined = self._assignment.joined
         if self._assignment.failure is not None and not self._stop.is_set():
             raise self._assignment.failure
-        records = []
-        for message in messages:
+        failed = [message for message in messages if message.error() is not None]
+        for message in failed:
             error = message.error()
-            if error is None:
-                records.append(record_of(message))
-            else:
-                self._reading_error(message, error)
-        return records
+            assert error is not None
+            self._reading_error(message, error)
+        return [message for message in messages if message.error() is None] if failed else messages
+
+    def _take(self, messages: list[RawMessage]) -> Batch:
+        """What is ours, decoded. Empties the list."""
+        batch: defaultdict[offsets.TopicPartition, list[Item]] = defaultdict(list)
+        messages.reverse()
+        while messages:
+            for place, records in self._assignment.take(messages, DECODED_AT_ONCE).items():
+                batch[place] += decode(records, self._subscriptions[place[0]].topic)
+        return batch
 
     def _reading_error(self, message: RawMessage, error: KafkaError) -> None:
         where = f"{message.topic()}/{message.partition()}"
@@ -186,35 +213,38 @@ class ConsumerLoop:
 
     # --- handling
 
-    def _handle_all(self, records: Sequence[Record]) -> None:
+    def _handle_all(self, batch: Batch) -> None:
         self._sent.clear()
-        partitions = {_partition(record) for record in records}
-        owned = self._assignment.owned(partitions)
-        with metrics.BATCH_SECONDS.labels(self.name).time():
-            if not self._handle(records, owned):
-                # What follows a part that was dropped must be read again after it, or the offset would jump.
-                self._reposition(partitions)
+        started = time.monotonic()
+        if not self._handle(batch, self._assignment.owned(batch)):
+            # What follows a part that was dropped must be read again after it, or the offset would jump.
+            self._reposition(batch)
         self.state.retrying = None
+        seconds = time.monotonic() - started
+        metrics.BATCH_SECONDS.labels(self.name).observe(seconds)
+        fitting = int(size(batch) * HANDLING_SECONDS / max(seconds, 1e-6))
+        self._next_batch = min(self._max_batch, max(SMALL_BATCH, fitting))
 
-    def _handle(self, records: Sequence[Record], owned: Owned) -> bool:
-        """Handle records, all or nothing; on data that Postgres or the handler refuses, halve to find the one.
+    def _handle(self, batch: Batch, owned: Owned) -> bool:
+        """Handle a batch, all or nothing; on data that Postgres or the handler refuses, halve to find the one.
 
         False: a part was not committed, and all must be read again from where the database says.
         """
         try:
-            return self._retry_transient(records, owned)
+            return self._retry_transient(batch, owned)
         except _Permanent as refused:
-            if len(records) == 1:
-                return self._retry_transient(records, owned, refused)
-        middle = len(records) // 2
-        return self._handle(records[:middle], owned) and self._handle(records[middle:], owned)
+            if size(batch) == 1:
+                ((place, (one,)),) = batch.items()
+                letter = DeadLetter(one.record, refused.stage, refused.error, refused.reason)
+                return self._retry_transient({place: [letter]}, owned)
+        first, second = halves(batch)
+        return self._handle(first, owned) and self._handle(second, owned)
 
-    def _retry_transient(self, records: Sequence[Record], owned: Owned, refused: "_Permanent | None" = None) -> bool:
-        partitions = {_partition(record) for record in records}
+    def _retry_transient(self, batch: Batch, owned: Owned) -> bool:
         attempt = 0
-        while self._assignment.still(owned, partitions) and not self._stop.is_set():
+        while self._assignment.still(owned, batch) and not self._stop.is_set():
             try:
-                self._attempt(records, owned, refused)
+                self._attempt(batch, owned)
                 return True
             except offsets.Fenced as fenced:
                 for topic, _number in fenced.partitions:
@@ -226,38 +256,25 @@ class ConsumerLoop:
                 attempt += 1
         return False
 
-    def _attempt(self, records: Sequence[Record], owned: Owned, refused: "_Permanent | None") -> None:
-        deliveries: list[Delivery] = []
-        letters: list[DeadLetter] = []
-        for record in records:
-            one = _decode(record, self._subscriptions[record.topic].topic)
-            if one is None:
-                continue
-            if refused is not None:
-                letters.append(DeadLetter(record, refused.stage, refused.error, refused.reason))
-            elif isinstance(one, DeadLetter):
-                letters.append(one)
-            else:
-                deliveries.append(one)
-        moves = {}
-        for record in records:
-            moves[_partition(record)] = (owned[_partition(record)].position, record.offset + 1)
-        duplicates = self._commit(moves, deliveries, letters)
-        for partition, (_position, new) in moves.items():
-            owned[partition].position = new
+    def _attempt(self, batch: Batch, owned: Owned) -> None:
+        letters = dead_letters(batch)
+        moves = {place: (owned[place].position, items[-1].record.offset + 1) for place, items in batch.items()}
+        duplicates = self._commit(moves, deliveries(batch), letters)
+        for place, (_position, new) in moves.items():
+            owned[place].position = new
         self.state.retrying = None
         self._after_commit()
-        self._report(records, duplicates, moves)
-        self._count_bad_run(records, letters)
+        self._report(batch, duplicates, moves)
+        self._count_bad_run(batch, letters)
 
-    def _commit(self, moves: Moves, deliveries: Sequence[Delivery], letters: Sequence[DeadLetter]) -> list[Delivery]:
-        """One transaction, dead letters last. Returns the deliveries that had been counted before."""
+    def _commit(self, moves: Moves, events: Deliveries, letters: Sequence[DeadLetter]) -> Counts:
+        """One transaction, dead letters last. Returns how many events had been counted before."""
         try:
             with self._pool.connection() as connection:
                 offsets.advance_offsets(connection, self.name, moves)
-                fresh, duplicates = self._sift(connection, deliveries)
-                for handler, batch in self._by_handler(fresh).items():
-                    handler(connection, batch)
+                fresh = without_duplicates(events, offsets.unseen(connection, self.name, sequences(events)))
+                for handler, share in self._by_handler(fresh).items():
+                    handler(connection, share)
                 self._send(letters)
         except InvalidEvent as error:
             raise _Permanent("handler", type(error).__name__, str(error)) from error
@@ -267,45 +284,28 @@ class ConsumerLoop:
                 reason = f"SQLSTATE {error.sqlstate}" if error.sqlstate else "the database's client cannot write it"
                 raise _Permanent("database", type(error).__name__, reason) from error
             raise
-        return duplicates
+        return {place: len(events[place]) - len(fresh[place]) for place in events}
 
-    def _sift(self, connection: Connection, deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
-        """Those that were never counted, and those that were: by (partition, source, sequence)."""
-        numbered: dict[tuple[offsets.TopicPartition, str], list[int]] = {}
-        for one in deliveries:
-            if one.envelope.sequence is not None:
-                numbered.setdefault(_identity(one), []).append(one.envelope.sequence)
-        new = offsets.unseen(connection, self.name, numbered)
-        fresh, duplicates = [], []
-        for one in deliveries:
-            if one.envelope.sequence is None:
-                fresh.append(one)
-            elif one.envelope.sequence in new[_identity(one)]:
-                new[_identity(one)].discard(one.envelope.sequence)
-                fresh.append(one)
-            else:
-                duplicates.append(one)
-        return fresh, duplicates
-
-    def _by_handler(self, deliveries: Sequence[Delivery]) -> dict[Handler, list[Delivery]]:
+    def _by_handler(self, events: Deliveries) -> dict[Handler, list[Delivery]]:
         """Topics that share a handler come to it in one call, so that it can lock what they touch in one order."""
-        batches: dict[Handler, list[Delivery]] = {}
-        for one in sorted(deliveries, key=_topic):
-            batches.setdefault(self._subscriptions[one.record.topic].handler, []).append(one)
-        return batches
+        shares: dict[Handler, list[Delivery]] = {}
+        for place in sorted(events):
+            if events[place]:
+                shares.setdefault(self._subscriptions[place[0]].handler, []).extend(events[place])
+        return shares
 
     def _send(self, letters: Sequence[DeadLetter]) -> None:
         """Make dead letters durable, each once however often its batch is tried."""
         new = [letter for letter in letters if _place(letter.record) not in self._sent]
-        if new:
-            send_dead_letters(self._producer, new)
-            self._sent.update(_place(letter.record) for letter in new)
+        for start in range(0, len(new), LETTERS_AT_ONCE):
+            some = new[start : start + LETTERS_AT_ONCE]
+            send_dead_letters(self._producer, some)
+            self._sent.update(_place(letter.record) for letter in some)
 
-    def _report(self, records: Sequence[Record], duplicates: Sequence[Delivery], moves: Moves) -> None:
-        for record in records:
-            metrics.CONSUMED.labels(record.topic).inc()
-        for one in duplicates:
-            metrics.DUPLICATES.labels(one.record.topic).inc()
+    def _report(self, batch: Batch, duplicates: Counts, moves: Moves) -> None:
+        for (topic, number), items in batch.items():
+            metrics.CONSUMED.labels(topic).inc(len(items))
+            metrics.DUPLICATES.labels(topic).inc(duplicates[topic, number])
         try:
             self._consumer.commit(
                 offsets=[TopicPartition(*partition, new) for partition, (_old, new) in moves.items()], asynchronous=True
@@ -313,17 +313,20 @@ class ConsumerLoop:
         except KafkaException as error:
             logger.debug("lag not reported", extra={"error": str(error)})
 
-    def _count_bad_run(self, records: Sequence[Record], letters: Sequence[DeadLetter]) -> None:
-        bad = {_place(letter.record) for letter in letters}
-        for record in records:
-            if not self._subscriptions[record.topic].topic.own:
+    def _count_bad_run(self, batch: Batch, letters: Sequence[DeadLetter]) -> None:
+        for (topic, _number), items in batch.items():
+            if not self._subscriptions[topic].topic.own:
                 continue
-            self._bad_run[record.topic] = self._bad_run.get(record.topic, 0) + 1 if _place(record) in bad else 0
-            if self._bad_run[record.topic] >= BAD_RUN:
-                raise Halted(
-                    f"{BAD_RUN} records in a row on {record.topic} could not be handled; they are in its dead-letter "
-                    "topic. Deploy a version that understands them, then restart"
-                )
+            if not letters:
+                self._bad_run[topic] = 0
+                continue
+            for one in items:
+                self._bad_run[topic] = self._bad_run.get(topic, 0) + 1 if isinstance(one, DeadLetter) else 0
+                if self._bad_run[topic] >= BAD_RUN:
+                    raise Halted(
+                        f"{BAD_RUN} records in a row on {topic} could not be handled; they are in its dead-letter "
+                        "topic. Deploy a version that understands them, then restart"
+                    )
 
     # --- recovering
 
@@ -362,30 +365,5 @@ class _Permanent(Exception):
         self.stage, self.error, self.reason = stage, error, reason
 
 
-def _decode(record: Record, topic: Topic) -> Delivery | DeadLetter | None:
-    """The event of a record, or why there is none to be had; None for a tombstone, which tells a consumer nothing."""
-    if record.value is None and topic.config["cleanup.policy"] == "compact":
-        return None
-    try:
-        if record.unreadable_headers:
-            raise UndecodableMessage("headers", "the name of a header is not UTF-8 text")
-        envelope = decode_envelope(record.headers, topic.events)
-        return Delivery(decode_event(envelope.type, record.value), envelope, record)
-    except UndecodableMessage as error:
-        return DeadLetter(record, error.stage, type(error).__name__, error.reason)
-
-
-def _partition(record: Record) -> offsets.TopicPartition:
-    return record.topic, record.partition
-
-
 def _place(record: Record) -> tuple[str, int, int]:
     return record.topic, record.partition, record.offset
-
-
-def _topic(delivery: Delivery) -> str:
-    return delivery.record.topic
-
-
-def _identity(delivery: Delivery) -> tuple[offsets.TopicPartition, str]:
-    return _partition(delivery.record), delivery.envelope.source

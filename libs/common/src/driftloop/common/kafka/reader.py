@@ -1,6 +1,7 @@
-"""Reads a topic from its beginning to its present end, for those who need all of it and belong to no group."""
+"""Reads a topic, or ranges of it, for those who need all of it and belong to no group."""
 
 import time
+from collections.abc import Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -15,6 +16,17 @@ _LEADER_UNSETTLED = (
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
+)
+
+
+# What was there is not: retention, or someone, has deleted it.
+_GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+
+_HOPELESS = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
 )
 
 
@@ -35,6 +47,75 @@ def read_to_end(bootstrap_servers: str, client_id: str, topic: str, timeout: flo
         return _read(consumer, topic, {number: high for number, (_low, high) in bounds.items()}, deadline)
     finally:
         consumer.close()
+
+
+def bounds(bootstrap_servers: str, client_id: str, topic: str, timeout: float = 30.0) -> dict[int, tuple[int, int]]:
+    """Of each partition that is not empty the first offset that the log still holds, and the one after the last.
+
+    Raises KafkaException, also when the topic does not exist.
+    """
+    consumer = Consumer(reader_config(bootstrap_servers, client_id))
+    try:
+        return _bounds(consumer, topic, time.monotonic() + timeout)
+    finally:
+        consumer.close()
+
+
+def read_ranges(
+    bootstrap_servers: str,
+    client_id: str,
+    topic: str,
+    ranges: Mapping[int, tuple[int, int]],
+    patience: float = 30.0,
+) -> Iterator[list[Record]]:
+    """The records of each partition's offsets [first, end), some at a time as they come, a partition's in order.
+
+    What the log does not hold, or no more, is left out: ask for `bounds` before and after. Brokers that are away are
+    waited for, `patience` seconds at a time. Raises ReadTimeout, and KafkaException where waiting does not help.
+    """
+    left = {number: end for number, (first, end) in ranges.items() if end > first}
+    consumer = Consumer(reader_config(bootstrap_servers, client_id) | {"auto.offset.reset": "error"})
+    try:
+        consumer.assign([TopicPartition(topic, number, ranges[number][0]) for number in left])
+        deadline = time.monotonic() + patience
+        while left:
+            if time.monotonic() > deadline:
+                raise ReadTimeout(f"topic {topic!r}: nothing came for {patience:g} s: is a broker reachable?")
+            waiting = len(left)
+            records = _some(consumer, topic, left)
+            if records:
+                yield records
+            if records or len(left) < waiting:
+                deadline = time.monotonic() + patience
+    finally:
+        consumer.close()
+
+
+def _some(consumer: Consumer, topic: str, left: dict[int, int]) -> list[Record]:
+    """What has come of the partitions whose end is not reached; takes those out of `left` whose end is."""
+    records = []
+    first = consumer.poll(0.2)
+    messages = [] if first is None else [first, *consumer.consume(BATCH, 0)]
+    messages.reverse()
+    while messages:
+        # Let go of at once: what the client makes of many messages' headers keeps the collector busy.
+        message = messages.pop()
+        number = message.partition()
+        if number not in left:
+            _raise_if_fatal(message)
+            continue
+        if message.error() is None:
+            record = record_of(message)
+            if record.offset < left[number]:
+                records.append(record)
+            ended = record.offset + 1 >= left[number]
+        else:
+            ended = _ended(message)
+        if ended:
+            del left[number]
+            # Else the client would go on fetching what nobody takes.
+            consumer.pause([TopicPartition(topic, number)])
+    return records
 
 
 def _bounds(consumer: Consumer, topic: str, deadline: float) -> dict[int, tuple[int, int]]:
@@ -83,3 +164,18 @@ def _at_end(message: Message) -> bool:
     if error.code() != KafkaError._PARTITION_EOF:
         raise KafkaException(error)
     return True
+
+
+def _ended(message: Message) -> bool:
+    """Whether an error says that nothing more of a partition can come; brokers that are away come back."""
+    error = message.error()
+    if error is None or error.code() in (KafkaError._PARTITION_EOF, *_GONE):
+        return error is not None
+    _raise_if_fatal(message)
+    return False
+
+
+def _raise_if_fatal(message: Message) -> None:
+    error = message.error()
+    if error is not None and (error.fatal() or error.code() in _HOPELESS):
+        raise KafkaException(error)

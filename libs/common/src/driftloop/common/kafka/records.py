@@ -2,20 +2,26 @@
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from confluent_kafka import Message
 
+from driftloop.common.envelope import OUR_HEADERS
+
+# With a trace, and without one.
+_OURS = (OUR_HEADERS, OUR_HEADERS[:-1])
 # Where a header's name is not UTF-8, and anyone who may produce can send one, the client answers with a broken list and
 # an exception at once. A call through `operator` always sees the exception; a plain call, once the interpreter has
 # specialised it, goes on with the broken list and crashes the process.
 _ask_for_headers = operator.methodcaller("headers")
 
 
-@dataclass(frozen=True)
-class Record:
+# No cycle can lead through it, so that the collector need not look.
+class Record(msgspec.Struct, frozen=True, gc=False):
     """Where a record was read, and its raw key, value and headers.
 
+    `raw_headers`: by name; or, where they are those of `OUR_HEADERS` in that order, only their values.
     `unreadable_headers`: a header's name is not UTF-8, so that the client cannot tell any of them.
     """
 
@@ -24,29 +30,27 @@ class Record:
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: Mapping[str, bytes]
+    raw_headers: Mapping[str, bytes] | tuple[bytes | None, ...]
     unreadable_headers: bool = False
+
+    @property
+    def headers(self) -> Mapping[str, bytes]:
+        """By name; of a header that is repeated the last one counts, one without a value does not."""
+        if not isinstance(self.raw_headers, tuple):
+            return self.raw_headers
+        named = zip(OUR_HEADERS, self.raw_headers, strict=False)
+        return {name: value for name, value in named if value is not None}
 
 
 def record_of(message: Message) -> Record:
-    """Take a message of the client apart; of a header that is repeated the last one counts."""
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    headers = _headers(message)
-    key, value = _bytes(message.key()), _bytes(message.value())
-    return Record(topic, partition, offset, key, value, headers or {}, unreadable_headers=headers is None)
-
-
-def _headers(message: Message) -> dict[str, bytes] | None:
+    """Take a message of the client apart."""
+    # The client's types allow for more than a plain consumer gives: a topic, numbers and bytes are always there.
+    of: Any = message
     try:
-        found = _ask_for_headers(message) or []
+        found = _ask_for_headers(message)
     except (SystemError, UnicodeDecodeError):
-        return None
-    pairs = found.items() if isinstance(found, dict) else found
-    return {name: value for name, value in pairs if isinstance(value, bytes)}
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
+        return Record(of.topic(), of.partition(), of.offset(), of.key(), of.value(), {}, unreadable_headers=True)
+    names, values = zip(*found, strict=True) if found else ((), ())
+    # Names by the thousand would take more memory than what they name.
+    headers = values if names in _OURS else {name: value for name, value in found or () if value is not None}
+    return Record(of.topic(), of.partition(), of.offset(), of.key(), of.value(), headers)

@@ -1,11 +1,41 @@
 """Where a consumer is, and what it has seen: written in the transaction of the results, fenced by compare-and-set."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from psycopg import Connection
 
 TopicPartition = tuple[str, int]
+# A producer's incarnation, as far as it writes into one partition: what sequence numbers are dense for.
+Source = tuple[TopicPartition, str]
+
+# The locks are taken in one order everywhere, so that two owners of several partitions do not deadlock.
+_ADVANCE = """
+WITH moves AS (
+    SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[], %(new)s::bigint[])
+    AS m (topic, partition, position, new)
+), locked AS (
+    SELECT topic, partition, new FROM offsets JOIN moves USING (topic, partition)
+    WHERE consumer = %(consumer)s AND next = position ORDER BY topic, partition FOR UPDATE OF offsets
+)
+UPDATE offsets SET next = locked.new FROM locked
+WHERE offsets.consumer = %(consumer)s AND (offsets.topic, offsets.partition) = (locked.topic, locked.partition)
+RETURNING offsets.topic, offsets.partition
+"""
+# The last SELECT sees the table as it was before the INSERT.
+_SEE = """
+WITH come AS (
+    SELECT topic, partition, source, sequences::int8multirange AS sequences
+    FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(sources)s::text[], %(sequences)s::text[])
+    AS c (topic, partition, source, sequences)
+), written AS (
+    INSERT INTO seen AS s (consumer, topic, partition, source, sequences)
+    SELECT %(consumer)s, topic, partition, source, sequences FROM come
+    ON CONFLICT (consumer, topic, partition, source) DO UPDATE SET sequences = s.sequences + excluded.sequences
+)
+SELECT topic, partition, source, seen.sequences * come.sequences FROM seen JOIN come USING (topic, partition, source)
+WHERE consumer = %(consumer)s AND seen.sequences && come.sequences
+"""
 
 
 class Fenced(Exception):
@@ -50,51 +80,56 @@ def insert_offset(connection: Connection, consumer: str, partition: TopicPartiti
 def advance_offsets(connection: Connection, consumer: str, moves: Mapping[TopicPartition, tuple[int, int]]) -> None:
     """Move each partition from its position before the batch to the one after. Raises Fenced if one was not there.
 
-    The rows stay locked until the transaction ends, so of two owners only one commits. Moves are made in one order
-    everywhere, so that two owners of several partitions do not deadlock.
+    The rows stay locked until the transaction ends, so of two owners only one commits.
     """
-    lost = []
-    for partition, (position, new) in sorted(moves.items()):
-        moved = connection.execute(
-            "UPDATE offsets SET next = %s WHERE consumer = %s AND topic = %s AND partition = %s AND next = %s",
-            [new, consumer, *partition, position],
-        )
-        if moved.rowcount != 1:
-            lost.append(partition)
+    moved = connection.execute(
+        _ADVANCE,
+        {
+            "consumer": consumer,
+            "topics": [topic for topic, _ in moves],
+            "partitions": [partition for _, partition in moves],
+            "positions": [position for position, _ in moves.values()],
+            "new": [new for _, new in moves.values()],
+        },
+    ).fetchall()
+    lost = moves.keys() - set(moved)
     if lost:
-        raise Fenced(lost)
+        raise Fenced(sorted(lost))
 
 
-def unseen(
-    connection: Connection, consumer: str, records: Mapping[tuple[TopicPartition, str], Sequence[int]]
-) -> dict[tuple[TopicPartition, str], set[int]]:
-    """Of the sequence numbers of each (partition, source), those never counted; all of them count as seen from now on.
+def unseen(connection: Connection, consumer: str, records: Mapping[Source, Sequence[int]]) -> dict[Source, set[int]]:
+    """The sequence numbers never counted, of each source that brought one again; of a source left out all are new.
 
-    Call it after `advance_offsets`: the offset's row lock is what makes reading and writing one step.
+    All count as seen from now on. Call it after `advance_offsets`: the offset's row lock is what makes reading and
+    writing one step.
     """
-    fresh = {}
-    for ((topic, partition), source), sequences in sorted(records.items()):
-        row = connection.execute(
-            "SELECT sequences FROM seen WHERE consumer = %s AND topic = %s AND partition = %s AND source = %s",
-            [consumer, topic, partition, source],
-        ).fetchone()
-        known = row[0] if row else ()
-        new = {number for number in set(sequences) if not any(number in interval for interval in known)}
-        fresh[(topic, partition), source] = new
-        if new:
-            connection.execute(
-                "INSERT INTO seen AS s (consumer, topic, partition, source, sequences) "
-                "VALUES (%s, %s, %s, %s, %s::int8multirange) ON CONFLICT (consumer, topic, partition, source) "
-                "DO UPDATE SET sequences = s.sequences + excluded.sequences",
-                [consumer, topic, partition, source, _multirange(new)],
-            )
-    return fresh
+    if not records:
+        return {}
+    come = {source: set(numbers) for source, numbers in records.items()}
+    rows = connection.execute(
+        _SEE,
+        {
+            "consumer": consumer,
+            "topics": [topic for (topic, _), _ in come],
+            "partitions": [partition for (_, partition), _ in come],
+            "sources": [source for _, source in come],
+            "sequences": [_multirange(numbers) for numbers in come.values()],
+        },
+    ).fetchall()
+    again = {source: numbers for source, numbers in come.items() if len(numbers) < len(records[source])}
+    for topic, partition, source, known in rows:
+        place = (topic, partition), source
+        again[place] = come[place].difference(*(range(interval.lower, interval.upper) for interval in known))
+    return again
 
 
-def _multirange(numbers: Iterable[int]) -> str:
+def _multirange(numbers: Set[int]) -> str:
     """The intervals of a set of numbers, as Postgres writes them: {1, 2, 3, 7} → {[1,4),[7,8)}."""
+    ordered = sorted(numbers)
+    if ordered and ordered[-1] - ordered[0] == len(ordered) - 1:
+        return f"{{[{ordered[0]},{ordered[-1] + 1})}}"
     intervals: list[list[int]] = []
-    for number in sorted(numbers):
+    for number in ordered:
         if intervals and intervals[-1][1] == number:
             intervals[-1][1] = number + 1
         else:
