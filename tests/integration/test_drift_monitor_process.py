@@ -1,13 +1,15 @@
 """The drift monitor as its users run it: real processes, killed and started again, sharing the partitions."""
 
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
+import pytest
 import yaml
 
-from driftloop.common.contract import load_contract
+from driftloop.common.contract import Contract, load_contract
 from driftloop.common.events import DriftDetected
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, PREDICTIONS
 from driftloop.devstack.processes import ServiceProcess
@@ -39,6 +41,89 @@ def start(house: House, name: str, contract: str) -> tuple[ServiceProcess, str]:
     )
     process.start()
     return process, url
+
+
+def serving(house: House) -> tuple[str, Contract, np.random.Generator]:
+    """A serving state with version 1 of the loan model; its contract's path, the contract, and a generator of rows."""
+    path = contract_with_quick_panes(house)
+    contract = load_contract(house.folder / "contract.yaml")
+    rng = np.random.default_rng(3)
+    profile = profile_of(contract, rows_like(contract, rng, 400), rng.random(400).round(6))
+    bundle = msgspec.structs.replace(small_bundle(contract), profile=profile)
+    house.serve(1, house.register(bundle), contract.name, 1)
+    return path, contract, rng
+
+
+def exports(process: ServiceProcess) -> bool:
+    """Whether a replica shows the verdict's gauges."""
+    text = httpx.get(f"http://127.0.0.1:{process.management_port}/metrics", timeout=5).text
+    return "driftloop_drift_verdict{" in text
+
+
+@pytest.mark.slow("sessions of killed group members run out one after the other")
+def test_three_replicas_of_which_two_are_killed_again_and_again_count_each_event_once(house: House) -> None:
+    path, contract, rng = serving(house)
+    replicas = [start(house, f"monitor-{number}", path) for number in range(3)]
+    for process, _ in replicas:
+        process.wait_ready()
+    rounds, each = 4, 1_500
+    step = timedelta(milliseconds=5)
+    for turn in range(rounds):
+        rows = rows_like(contract, rng, each)
+        made = [
+            prediction(contract, row, START + step * (turn * each + place), score=0.75)
+            for place, row in enumerate(rows)
+        ]
+        house.publish(PREDICTIONS, [(one.prediction_id, one) for one in made], copies=2)
+        victims = [replicas[turn % 3][0], replicas[(turn + 1) % 3][0]]
+        for process in victims:
+            process.kill()
+        house.publish(LABELED_PREDICTIONS, [(one.prediction_id, labeled(one, 1)) for one in made], copies=2)
+        for process in victims:
+            process.start()
+        for process in victims:
+            process.wait_ready()
+    url = replicas[0][1]
+
+    def version() -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{url}/v1/report", timeout=10).raise_for_status().json()["versions"][0]
+        return found
+
+    def all_there() -> dict[str, Any] | None:
+        found = version()
+        return found if found["counted"] >= rounds * each and found["labelled"] >= rounds * each else None
+
+    found = wait_until(all_there, "every prediction and label counted", timeout=90)
+    assert (found["counted"], found["labelled"]) == (rounds * each, rounds * each)
+    assert found["performance"]["accuracy"] == 1.0
+    assert pane_rows(house) == {"predictions": rounds * each, "labels": rounds * each}
+
+
+def pane_rows(house: House) -> dict[str, int]:
+    """What all panes hold together."""
+    with house.database("drift_monitor") as connection:
+        rows = connection.execute("SELECT kind, sum(n)::bigint FROM panes GROUP BY kind ORDER BY kind").fetchall()
+    return {("predictions", "labels")[kind]: n for kind, n in rows}
+
+
+def test_one_replica_shows_the_verdict_and_another_does_when_it_dies(house: House) -> None:
+    path, contract, rng = serving(house)
+    replicas = [start(house, f"monitor-{number}", path)[0] for number in range(2)]
+    for process in replicas:
+        process.wait_ready()
+    made = [
+        prediction(contract, row, START + timedelta(milliseconds=place))
+        for place, row in enumerate(rows_like(contract, rng, 300))
+    ]
+    house.publish(PREDICTIONS, [(one.prediction_id, one) for one in made])
+    wait_until(lambda: any(exports(one) for one in replicas), "a replica that shows the verdict")
+    leader, other = sorted(replicas, key=exports, reverse=True)
+    assert not exports(other)
+    leader.kill()
+    wait_until(lambda: exports(other), "the other replica shows the verdict", timeout=15)
+    leader.start()
+    leader.wait_ready()
+    assert not exports(leader)
 
 
 def test_two_replicas_of_which_one_is_killed_count_each_event_once(house: House) -> None:

@@ -137,8 +137,11 @@ class House:
         assert self._producer.flush(_TIMEOUT) == 0
         assert failures == []
 
-    def publish(self, topic: Topic, keyed: Iterable[tuple[str, Event]]) -> None:
-        """Publish events (key, event) as one of our producers would: CloudEvents headers, dense sequence numbers."""
+    def publish(self, topic: Topic, keyed: Iterable[tuple[str, Event]], copies: int = 1) -> None:
+        """Publish events (key, event) as one of our producers would: CloudEvents headers, dense sequence numbers.
+
+        `copies`: how often each is produced, as by a producer that tries again.
+        """
         records = []
         for key, event in keyed:
             partition = partition_for(key, topic.partitions)
@@ -150,7 +153,7 @@ class House:
                 time=_event_time(event),
                 sequence=0,
             )
-            records.append((encode_event(event), key, envelope.headers(), partition))
+            records += [(encode_event(event), key, envelope.headers(), partition)] * copies
         self.produce_all(topic, records)
 
     def records(self, topic: Topic) -> list[Record]:

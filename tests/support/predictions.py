@@ -14,6 +14,7 @@ from driftloop.common.profile import (
     ReferenceProfile,
     categorical_reference,
     numeric_reference,
+    scored_rows,
 )
 from driftloop.common.rows import Row
 
@@ -80,7 +81,7 @@ def rows_like(contract: Contract, rng: np.random.Generator, count: int, shift: f
 def profile_of(
     contract: Contract, rows: Sequence[Row], scores: NDArray[np.float64], version: int = 1
 ) -> ReferenceProfile:
-    """The profile that a version trained on these rows would carry."""
+    """The profile that a version trained on these rows would carry, if its scores were what they should be."""
     features: list[FeatureReference] = []
     for feature in contract.features:
         column = [row[feature.name] for row in rows]
@@ -88,8 +89,16 @@ def profile_of(
             features.append(categorical_reference(feature.name, feature.categories, column))  # type: ignore[arg-type]
         else:
             features.append(numeric_reference(feature.name, column))  # type: ignore[arg-type]
+    truth = np.random.default_rng(1).random((2, len(scores))) < scores
     return ReferenceProfile(
-        contract.name, version, "training", len(rows), tuple(features), numeric_reference("score", scores.tolist())
+        contract.name,
+        version,
+        "training",
+        len(rows),
+        tuple(features),
+        numeric_reference("score", scores.tolist()),
+        calibration=scored_rows(scores, truth[0].astype(np.int8)),
+        heldout=scored_rows(scores, truth[1].astype(np.int8)),
     )
 
 

@@ -1,5 +1,6 @@
 """Events and envelopes survive the way through bytes; what is no event is refused without telling its values."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -9,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.common.envelope import (
+    OUR_HEADERS,
     Envelope,
     Outgoing,
     UndecodableMessage,
+    decode_all,
     decode_envelope,
     decode_event,
     encode_event,
@@ -19,10 +22,13 @@ from driftloop.common.envelope import (
 from driftloop.common.events import (
     EVENT_TYPES,
     ArtifactRef,
+    Bin,
     Canary,
     DriftDetected,
     DriftedFeature,
     Event,
+    Evidence,
+    LabelRetracted,
     ModelStatus,
     ModelUpdated,
     OutcomeReported,
@@ -69,17 +75,29 @@ events: st.SearchStrategy[Event] = st.one_of(
         label_revision=versions, labeled_at=instants, subject=st.none() | text,
     ),
     st.builds(
+        LabelRetracted,
+        prediction_id=ids, model_name=names, model_version=versions, predicted_at=instants, score=shares,
+        prediction=st.booleans(), variant=variants, previous_label=labels, label_revision=versions,
+        retracted_at=instants, subject=st.none() | text,
+    ),
+    st.builds(
         DriftDetected,
         model_name=names, model_version=versions, change=st.sampled_from(["opened", "cleared"]), severity=severities,
         verdict=severities, window_start=instants, window_end=instants, detected_at=instants,
         features=st.lists(
             st.builds(
                 DriftedFeature, name=text, severity=severities, raw_severity=severities, statistic=finite, p=finite,
-                psi=finite, n=st.integers(0, 2**40),
+                psi=finite, n=st.integers(0, 2**40), psi_critical=st.none() | finite, at=st.none() | finite,
+                bins=st.lists(
+                    st.builds(Bin, bound=finite | text, reference=st.integers(0, 9), window=st.integers(0, 9)),
+                    max_size=3,
+                ).map(tuple),
             ),
             max_size=3,
         ).map(tuple),
-        changed_since=st.none() | instants, reason=text,
+        changed_since=st.none() | instants, reason=text, attribution=text, explanation=text, proven=st.booleans(),
+        signals=st.lists(st.builds(Evidence, name=text, severity=severities, numbers=features), max_size=2).map(tuple),
+        retraining_blocked=st.booleans(), closes=st.none() | text, window=st.none() | versions,
     ),
     st.builds(
         ModelUpdated,
@@ -113,7 +131,7 @@ def test_an_event_comes_back_as_it_was(event: Event) -> None:
 def test_every_event_type_is_tried_and_named() -> None:
     assert set(EVENT_TYPES) == {
         "driftloop.PredictionMade", "driftloop.OutcomeReported", "driftloop.PredictionLabeled",
-        "driftloop.DriftDetected", "driftloop.ModelUpdated", "driftloop.ModelStatus",
+        "driftloop.LabelRetracted", "driftloop.DriftDetected", "driftloop.ModelUpdated", "driftloop.ModelStatus",
     }  # fmt: skip
 
 
@@ -227,6 +245,11 @@ def test_the_headers_are_those_of_cloudevents() -> None:
     }  # fmt: skip
 
 
+def test_our_headers_are_those_that_are_written() -> None:
+    envelope = Envelope("i", "s", "t", datetime(2026, 3, 1, tzinfo=UTC), 7, "00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+    assert tuple(name for name, _ in envelope.headers()) == OUR_HEADERS
+
+
 def test_a_bare_record_is_the_topics_first_event() -> None:
     envelope = decode_envelope({}, OUTCOMES.events)
     assert (envelope.type, envelope.id, envelope.source, envelope.sequence) == (
@@ -268,3 +291,77 @@ def test_a_tombstone_has_no_value() -> None:
     assert encode_event(None) is None
     with pytest.raises(UndecodableMessage, match="empty"):
         decode_event("driftloop.PredictionMade", None)
+
+
+# --- many at once
+
+Raw = tuple[dict[str, bytes], bytes | None]
+
+
+def raw(event: Event, envelope: Envelope) -> Raw:
+    """A record's headers and value, as one of our producers writes them."""
+    envelope = msgspec.structs.replace(envelope, type=type_name(type(event)), time=envelope.time.astimezone(UTC))
+    return dict(envelope.headers()), encode_event(event)
+
+
+def one_by_one(records: list[Raw], accepted: Sequence[type[Event]]) -> list[tuple[Envelope, Event]]:
+    found = [decode_envelope(headers, accepted) for headers, _ in records]
+    return [(one, decode_event(one.type, value)) for one, (_, value) in zip(found, records, strict=True)]
+
+
+def at_once(records: list[Raw], accepted: Sequence[type[Event]]) -> list[tuple[Envelope, Event]] | None:
+    if any(tuple(headers) != OUR_HEADERS[: len(headers)] for headers, _ in records):
+        return None
+    found = decode_all([tuple(headers.values()) for headers, _ in records], [value for _, value in records], accepted)
+    return None if found is None else list(zip(*found, strict=True))
+
+
+numbered = st.builds(msgspec.structs.replace, envelopes, sequence=st.integers(0, 10**18 - 1))
+traces = st.sampled_from([None, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "no trace"])
+
+
+@given(st.lists(st.tuples(events, numbered), min_size=1, max_size=5), traces)
+def test_what_our_producers_write_is_read_at_once_as_one_by_one(
+    found: list[tuple[Event, Envelope]], trace: str | None
+) -> None:
+    records = [raw(event, msgspec.structs.replace(envelope, traceparent=trace)) for event, envelope in found]
+    accepted = list(EVENT_TYPES.values())
+    assert at_once(records, accepted) == one_by_one(records, accepted)
+
+
+header_names = st.sampled_from(["ce_x", *OUR_HEADERS])
+spoiled_values = st.sampled_from(
+    [
+        b"", b"\xff", b"0", b"-1", b" 7", "٣".encode(), b"9" * 19, b"s" * 501, b"a\0b", b"0.3",
+        b"2026-03-01T12:00:00", b"2026-03-01T12:00:00+01:00", b"0001-01-01T00:00:00Z", b"9999-12-31T00:00:00Z",
+        b"driftloop.PredictionLabeled",
+    ]
+)  # fmt: skip
+spoiled_events = st.sampled_from(
+    [
+        None, b"", b"no JSON", b"\xff", b"{}", b"[" * 100_000,
+        (encode_event(example()) or b"").replace(b"2026", b"0001"),
+        (encode_event(example()) or b"").replace(b"2026", b"9999"),
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(numbered, min_size=1, max_size=5), st.integers(0, 4), st.data())
+def test_whatever_one_record_holds_it_is_read_as_by_itself_or_there_is_doubt(
+    found: list[Envelope], index: int, data: st.DataObject
+) -> None:
+    records = [raw(example(), envelope) for envelope in found]
+    headers, value = records[index % len(records)]
+    if data.draw(st.booleans()):
+        headers[data.draw(header_names)] = data.draw(spoiled_values)
+    elif data.draw(st.booleans()):
+        headers.pop(data.draw(header_names), None)
+    else:
+        value = data.draw(spoiled_events)
+    records[index % len(records)] = headers, value
+    try:
+        expected = one_by_one(records, PREDICTIONS.events)
+    except UndecodableMessage:
+        assert at_once(records, PREDICTIONS.events) is None
+    else:
+        assert at_once(records, PREDICTIONS.events) in (None, expected)

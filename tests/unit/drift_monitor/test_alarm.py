@@ -1,4 +1,4 @@
-"""The alarm policy: the exact window at which an alarm opens, rises, falls and clears."""
+"""The alarm policies: the exact window at which an alarm opens, rises, falls and clears."""
 
 import msgspec
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.common.contract import Drift
-from driftloop.drift_monitor.domain.alarm import FeatureAlarm, step
+from driftloop.drift_monitor.domain.alarm import FeatureAlarm, Signal, raise_or_clear, step
 from driftloop.drift_monitor.domain.severity import Severity
 from tests.unit.drift_monitor.builders import at
 
@@ -26,6 +26,9 @@ def states(letters: str, drift: Drift | None = None) -> list[FeatureAlarm]:
 def alarms(letters: str, drift: Drift | None = None) -> str:
     """The alarm's severity after each window."""
     return "".join("-WC"[alarm.severity] for alarm in states(letters, drift))
+
+
+# --- a feature's alarm
 
 
 @pytest.mark.parametrize(
@@ -98,3 +101,69 @@ def test_an_alarm_that_was_stored_and_read_goes_on_as_if_it_had_not_been(letters
 @given(st.text("CWw-", max_size=40))
 def test_an_open_critical_always_knows_where_the_new_population_begins(letters: str) -> None:
     assert all(alarm.second_critical for alarm in states(letters) if alarm.severity == Severity.CRITICAL)
+
+
+# --- a signal
+
+
+def signals(letters: str, calm_windows: int = 2) -> list[Signal]:
+    """The signal after each window; window i starts at second i."""
+    signal, after = Signal(), []
+    for place, letter in enumerate(letters):
+        signal = raise_or_clear(signal, RAW[letter], at(place), calm_windows)
+        after.append(signal)
+    return after
+
+
+def levels(letters: str, calm_windows: int = 2) -> str:
+    return "".join("-WC"[signal.severity] for signal in signals(letters, calm_windows))
+
+
+@pytest.mark.parametrize(
+    ("raw", "signal"),
+    [
+        ("----", "----"),
+        ("W", "W"),
+        ("-C", "-C"),
+        ("WC", "WC"),
+        ("C-", "CC"),
+        ("C--", "CC-"),
+        ("C-C--", "CCCC-"),
+        ("CWW", "CCW"),
+        ("CW-", "CC-"),
+        ("C-W", "CCW"),
+        ("CWWW--", "CCWWW-"),
+        ("W-W-W--", "WWWWWW-"),
+    ],
+)
+def test_a_signal_rises_at_once_and_falls_after_two_calm_windows_to_the_last_of_them(raw: str, signal: str) -> None:
+    assert levels(raw) == signal
+
+
+def test_a_signal_that_one_calm_window_clears_is_as_its_last_window() -> None:
+    assert levels("C-CW-WC", calm_windows=1) == "C-CW-WC"
+
+
+def test_a_signal_remembers_the_window_that_opened_it_until_it_is_quiet() -> None:
+    since = [signal.since for signal in signals("-WCWW-C--C")]
+    assert since == [None, *[at(1)] * 7, None, at(9)]
+
+
+@given(st.text("CW-", max_size=40), st.integers(1, 4))
+def test_a_signal_is_open_exactly_while_it_knows_since_when(letters: str, calm_windows: int) -> None:
+    assert all((signal.severity > 0) == (signal.since is not None) for signal in signals(letters, calm_windows))
+
+
+@given(st.text("CW-", max_size=40), st.integers(1, 4))
+def test_a_signal_is_never_below_its_last_window(letters: str, calm_windows: int) -> None:
+    after = signals(letters, calm_windows)
+    assert all(signal.severity >= RAW[letter] for signal, letter in zip(after, letters, strict=True))
+
+
+@given(st.text("CW-", max_size=40))
+def test_a_signal_that_was_stored_and_read_goes_on_as_if_it_had_not_been(letters: str) -> None:
+    signal = Signal()
+    for place, letter in enumerate(letters):
+        signal = msgspec.json.decode(msgspec.json.encode(signal), type=Signal)
+        signal = raise_or_clear(signal, RAW[letter], at(place), 2)
+    assert signal == ([Signal(), *signals(letters)])[-1]

@@ -3,13 +3,9 @@
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from driftloop.common.contract import Drift
-from driftloop.drift_monitor.domain.alarm import FeatureAlarm
-from driftloop.drift_monitor.domain.evaluation import WindowResult, evaluate
-from driftloop.drift_monitor.domain.panes import Window
-from tests.unit.drift_monitor.builders import at, counted_rows, numeric_layout
+from driftloop.drift_monitor.domain.evaluation import Alarms, WindowResult, evaluate
+from tests.unit.drift_monitor.builders import Rows, watch_of, window_of
 
 FEATURES, REFERENCE_ROWS, ROWS = 5, 768, 500
 
@@ -18,17 +14,15 @@ def stream(seed: int, windows: int, shift: float) -> list[WindowResult]:
     """Judge windows of five normal features, the first of them moved by `shift` standard deviations."""
     rng = np.random.default_rng(seed)
 
-    def draw(rows: int, by: float) -> NDArray[np.float64]:
+    def draw(rows: int, by: float) -> Rows:
         drawn = rng.normal(size=(rows, FEATURES))
         drawn[:, 0] += by
         return drawn.round(1)
 
-    layout = numeric_layout(draw(REFERENCE_ROWS, 0))
-    alarms: dict[str, FeatureAlarm] = {}
-    results = []
+    watch = watch_of(draw(REFERENCE_ROWS, 0))
+    alarms, results = Alarms(), []
     for number in range(windows):
-        counts = counted_rows(layout, draw(ROWS, shift))
-        result, alarms = evaluate(layout, Drift(), alarms, Window(at(number), at(number + 1), ROWS, counts))
+        result, alarms = evaluate(watch, alarms, window_of(watch, draw(ROWS, shift), number))
         results.append(result)
     return results
 
@@ -46,6 +40,10 @@ def test_quiet_windows_often_look_suspicious_by_themselves() -> None:
 def test_quiet_streams_are_good() -> None:
     assert sum(result.severity == "CRITICAL" for result in quiet()) == 0
     assert np.mean([result.severity == "WARNING" for result in quiet()]) <= 0.02
+
+
+def test_quiet_data_are_well() -> None:
+    assert {result.quality for result in quiet()} == {"GOOD"}
 
 
 def test_a_shift_of_six_tenths_is_critical_at_the_second_window() -> None:

@@ -54,6 +54,17 @@ def test_rare_and_unseen_categories_are_counted_together() -> None:
     assert compared.psi == pytest.approx(stability_index(*np.array(table)))
 
 
+def test_the_bins_are_named_by_category_and_say_both_counts() -> None:
+    compared = against(categories(90, 104, 3, 3, missing=5), ["a"] * 50 + ["b"] * 46 + ["c", "new", None])
+    assert compared.bins == (("a", 90, 50), ("b", 104, 46), ("other", 6, 2), ("missing", 5, 1))
+
+
+def test_no_category_in_the_reference_is_no_error() -> None:
+    compared = against(categories(0, 0, 0, 0, missing=9), ["a", None])
+    assert (compared.statistic, compared.p, compared.m) == (0.0, 1.0, 0)
+    assert compared.bins == (("other", 0, 1), ("missing", 9, 1))
+
+
 def test_many_categories_make_ten_bins() -> None:
     names = tuple(f"c{place}" for place in range(14))
     cells = categories(*range(114, 100, -1), names=names)

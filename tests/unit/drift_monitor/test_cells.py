@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,9 +30,37 @@ def test_a_category_is_a_cell_then_the_unseen_then_the_missing() -> None:
     assert cells.reference.tolist() == [2, 0, 0, 1]
 
 
-def test_a_reference_without_a_value_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="feature 'x' has no value in its reference"):
-        numeric([math.nan])
+def test_a_reference_without_a_value_has_a_cell_for_every_value_and_one_for_the_missing() -> None:
+    cells = numeric([math.nan, math.nan])
+    assert cells.index(np.array([-1.0, 0.0, 1e300, math.nan])).tolist() == [0, 0, 0, 1]
+    assert cells.reference.tolist() == [0, 2]
+    assert cells.error_bound == 0.0
+
+
+FINITE = st.floats(-1e308, 1e308)
+ADJACENT = st.sampled_from([1.0, math.nextafter(1, 2), math.nextafter(1, 0), 0.0, -0.0, 5e-324])
+
+
+@given(
+    st.lists(st.one_of(FINITE, ADJACENT), min_size=1, max_size=30),
+    st.lists(st.one_of(FINITE, ADJACENT, st.sampled_from([math.inf, -math.inf, math.nan])), max_size=30),
+)
+def test_a_cell_is_twice_the_cuts_below_and_one_more_on_a_cut(reference: list[float], values: list[float]) -> None:
+    cells = numeric(reference)
+    cuts = set(reference)
+    expected = [
+        cells.size - 1 if math.isnan(value) else 2 * sum(cut < value for cut in cuts) + (value in cuts)
+        for value in [*values, *reference]
+    ]
+    assert cells.index(np.array([*values, *reference])).tolist() == expected
+
+
+@given(st.lists(st.one_of(FINITE, ADJACENT), min_size=1, max_size=30), FINITE)
+def test_no_value_of_a_cell_is_above_its_end(reference: list[float], value: float) -> None:
+    cells = numeric(reference)
+    cell = int(cells.index(np.array([value]))[0])
+    assert value <= cells.ends[cell]
+    assert cell == 0 or value > cells.ends[cell - 1]
 
 
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=60), st.sampled_from([2, 3, 7, 10, 100]))
@@ -57,3 +84,25 @@ def test_a_layout_counts_every_feature_and_the_score_side_by_side() -> None:
     assert layout.part(counts, 1).tolist() == [0, 1, 1, 1]
     assert layout.part(counts, 2).tolist() == [0, 2, 1, 0]
     assert len(counts) == layout.size == 14
+
+
+def test_columns_that_are_arrays_are_counted_as_lists_are() -> None:
+    reference = numeric_reference("x", [1.0, 2.0, 2.5])
+    layout = layout_of(ReferenceProfile("m", 1, "training", 3, (reference,), numeric_reference("score", [0.5])))
+    values, scores = [1.0, 1.5, math.nan, 9.0], [0.5, 0.5, 0.1, 0.9]
+    assert layout.count([np.array(values), np.array(scores)]).tolist() == layout.count([values, scores]).tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1.0, 0.1, 1e-6]), st.sampled_from([2, 100, 1_000]))
+def test_buckets_find_the_cell_that_a_search_finds(seed: int, step: float | None, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Heavy tails put many cuts into few buckets.
+    reference, values = rng.standard_cauchy(size) * 10, rng.standard_cauchy(500) * 20
+    if step is not None:
+        reference, values = (reference / step).round() * step, (values / step).round() * step
+    cells = numeric(reference)
+    values = np.concatenate(
+        (values, cells.cuts, np.nextafter(cells.cuts, math.inf), np.nextafter(cells.cuts, -math.inf))
+    )
+    below, upto = (np.searchsorted(cells.cuts, values, side=side) for side in ("left", "right"))
+    assert np.array_equal(cells.index(values), below + upto)

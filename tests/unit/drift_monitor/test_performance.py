@@ -7,18 +7,24 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from driftloop.common.statistics.cells import Counts
-from driftloop.drift_monitor.domain.panes import decode_counts, encode_counts
-from driftloop.drift_monitor.domain.performance import BINS, SIZE, Performance, count_label, merged, performance
+from driftloop.drift_monitor.domain.fold.base import Fold, State, merged
+from driftloop.drift_monitor.domain.fold.labels import LabelledScores
+from driftloop.drift_monitor.domain.fold.rows import LabelRows
+from driftloop.drift_monitor.domain.fold.scores import BINS
+from driftloop.drift_monitor.domain.performance import Performance, performance
+from tests.unit.drift_monitor.builders import labels_of
 
-ROWS = st.lists(st.tuples(st.integers(0, 10**6).map(lambda units: units / 10**6), st.integers(0, 1)), max_size=60)
 Rows = list[tuple[float, int]]
+ROWS = st.lists(st.tuples(st.integers(0, 10**6).map(lambda units: units / 10**6), st.integers(0, 1)), max_size=60)
+SCORES: Fold[LabelRows] = Fold((LabelledScores(),))
+
+
+def state(rows: Rows, sign: int = 1) -> State:
+    return SCORES.add(labels_of([score for score, _ in rows], [label for _, label in rows], sign))
 
 
 def counted(rows: Rows) -> Counts:
-    counts = np.zeros(SIZE, dtype=np.int64)
-    for score, label in rows:
-        count_label(counts, score, score >= 0.5, label)
-    return counts
+    return state(rows).counts
 
 
 def both_classes(rows: Rows) -> bool:
@@ -52,16 +58,26 @@ def test_the_calibration_error_is_the_mean_gap_of_ten_bins() -> None:
 
 
 def test_the_confusion_matrix_is_that_of_the_predictions_made_not_of_a_threshold() -> None:
-    counts = np.zeros(SIZE, dtype=np.int64)
-    count_label(counts, 0.4, True, 1)
-    count_label(counts, 0.4, False, 1)
-    count_label(counts, 0.6, True, 0)
-    found = performance(counts)
+    rows = LabelRows(
+        np.array([0.4, 0.4, 0.6]),
+        np.array([True, False, True]),
+        np.array([1, 1, 0]),
+        np.ones(3, dtype=np.int64),
+        np.zeros(3),
+        ["a", "b", "c"],
+    )
+    found = performance(SCORES.add(rows).counts)
     assert (found.true_positives, found.false_negatives, found.false_positives, found.true_negatives) == (1, 1, 1, 0)
 
 
 def test_no_row_has_no_figures() -> None:
-    assert performance(counted([])) == Performance(n=0)
+    assert performance(counted([])) == performance(None) == Performance(n=0)
+
+
+def test_one_row_has_the_figures_that_one_row_can_have() -> None:
+    found = performance(counted([(0.9, 1)]))
+    assert (found.n, found.accuracy, found.precision, found.recall, found.roc_auc) == (1, 1.0, 1.0, 1.0, None)
+    assert found.brier == pytest.approx(0.01)
 
 
 def test_a_class_that_is_absent_leaves_its_figures_open() -> None:
@@ -71,25 +87,27 @@ def test_a_class_that_is_absent_leaves_its_figures_open() -> None:
 
 @given(ROWS, ROWS)
 def test_what_is_taken_away_leaves_nothing_behind(kept: Rows, amended: Rows) -> None:
-    counts = counted([*kept, *amended])
-    for score, label in amended:
-        count_label(counts, score, score >= 0.5, label, -1)
-    assert np.array_equal(counts, counted(kept))
+    left = merged([state(amended, sign=-1), state([*kept, *amended])])
+    assert left.counts.tolist() == counted(kept).tolist()
+
+
+@given(ROWS)
+def test_all_that_was_labelled_and_taken_away_again_has_no_figures(rows: Rows) -> None:
+    assert performance(state(rows).merge(state(rows, sign=-1)).counts) == Performance(n=0)
 
 
 @given(ROWS, st.integers(0, 60))
 def test_merging_in_any_grouping_gives_the_same_counts(rows: Rows, cut: int) -> None:
-    assert np.array_equal(merged([counted(rows[cut:]), counted(rows[:cut])]), counted(rows))
-    assert np.array_equal(merged([]), np.zeros(SIZE, dtype=np.int64))
+    assert state(rows[cut:]).merge(state(rows[:cut])).counts.tolist() == counted(rows).tolist()
 
 
 @given(ROWS)
 def test_stored_label_counts_come_back(rows: Rows) -> None:
-    assert np.array_equal(decode_counts(encode_counts(counted(rows)), SIZE), counted(rows))
+    assert State.from_bytes(state(rows).to_bytes()).counts.tolist() == counted(rows).tolist()
 
 
-def test_a_hundred_million_rows_overflow_nothing() -> None:
-    found = performance(counted([(0.999999, 1), (0.000001, 0)]) * 10**8)
+def test_two_hundred_million_rows_overflow_nothing() -> None:
+    found = performance(10**8 * counted([(0.999999, 1), (0.000001, 0)]))
     assert found.brier == pytest.approx(1e-12)
     assert found.log_loss == pytest.approx(1e-6, abs=5e-7)
     assert found.accuracy == 1.0

@@ -10,7 +10,14 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import stats
 
-from driftloop.common.statistics.comparison import compare, critical_index, psi_bins, stability_index
+from driftloop.common.statistics.comparison import (
+    ABOVE,
+    MISSING,
+    compare,
+    critical_index,
+    psi_bins,
+    stability_index,
+)
 from tests.unit.drift_monitor.builders import counted, numeric
 
 Sample = NDArray[np.float64]
@@ -59,6 +66,51 @@ def test_a_bin_is_open_below_and_closed_above(reference: Sample) -> None:
     # Between neighbouring floats there is no gap: that cell never counts, wherever it is.
     real = np.append(True, np.nextafter(cells.cuts[:-1], np.inf) < cells.cuts[1:])
     assert np.array_equal(place[:-1:2][real], place[1::2][real]), "the gap below a value lies in the value's own bin"
+
+
+@given(SAMPLES.filter(lambda sample: not np.isnan(sample).all()), SAMPLES)
+def test_psi_can_be_computed_again_by_hand_from_the_bins(reference: Sample, window: Sample) -> None:
+    cells = numeric(reference)
+    found = compare(cells, counted(cells, window))
+    low = -math.inf
+    for label, was, now in found.bins:
+        if label == MISSING:
+            inside = (np.isnan(reference), np.isnan(window))
+        else:
+            high = math.inf if label == ABOVE else float(label)
+            inside = ((reference > low) & (reference <= high), (window > low) & (window <= high))
+            low = high
+        assert (was, now) == (int(inside[0].sum()), int(inside[1].sum()))
+    _, were, are = zip(*found.bins, strict=True)
+    assert found.psi == stability_index(np.array(were), np.array(are))
+
+
+def test_the_last_bin_has_no_edge_and_the_missing_come_after_it() -> None:
+    cells = numeric([1.0, 2.0, 3.0, 4.0, math.nan])
+    found = compare(cells, counted(cells, [0.0, 1.5, 9.0, math.nan]), bins=2)
+    assert found.bins == ((2.0, 2, 2), (ABOVE, 2, 1), (MISSING, 1, 1))
+
+
+def test_the_floor_of_the_shares_is_a_parameter() -> None:
+    cells = numeric([1.0] * 5 + [2.0] * 5)
+    window = counted(cells, [1.0] * 10)
+    psi = {floor: compare(cells, window, 2, floor).psi for floor in (1e-4, 1e-2)}
+    assert psi[1e-2] == pytest.approx(0.5 * math.log(2) + (0.01 - 0.5) * math.log(0.01 / 0.5))
+    assert psi[1e-4] > psi[1e-2]
+
+
+def test_a_reference_without_a_value_is_compared_by_what_is_missing() -> None:
+    cells = numeric([math.nan] * 10)
+    assert compare(cells, counted(cells, [math.nan] * 5)).psi == 0.0
+    appeared = compare(cells, counted(cells, [1.0, math.nan]))
+    assert appeared.bins == ((ABOVE, 0, 1), (MISSING, 10, 1))
+    assert appeared.psi == pytest.approx((0.5 - 1e-4) * math.log(0.5 / 1e-4) + (0.5 - 1) * math.log(0.5))
+
+
+@pytest.mark.parametrize("window", [[4.0], [5.0], [], [math.nan]], ids=["one", "another", "no row", "missing"])
+def test_a_constant_reference_has_a_finite_psi(window: list[float]) -> None:
+    cells = numeric([4.0] * 100)
+    assert math.isfinite(compare(cells, counted(cells, window)).psi)
 
 
 def test_values_that_went_missing_are_a_bin_of_their_own() -> None:

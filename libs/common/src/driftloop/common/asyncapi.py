@@ -52,7 +52,9 @@ def document() -> dict[str, Any]:
 def schemas() -> dict[str, Any]:
     """The JSON Schemas (2020-12) of every event and of what they are made of, by name."""
     _, components = msgspec.json.schema_components(list(EVENT_TYPES.values()), ref_template=_SCHEMAS + "/{name}")
-    return {name: _portable(schema) for name, schema in sorted(components.items())}
+    # As JSON has it: a default that is a tuple here is an array there.
+    plain = msgspec.json.decode(msgspec.json.encode(components))
+    return {name: _portable(schema) for name, schema in sorted(plain.items())}
 
 
 def headers(event: type[Event]) -> dict[str, Any]:

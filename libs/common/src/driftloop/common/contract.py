@@ -110,14 +110,15 @@ class Drift(_Part, frozen=True, kw_only=True):
 
     A feature is CRITICAL in a window where p < `alpha` and PSI >= `psi_critical`, WARNING where p < `alpha` or
     PSI >= `psi_warning`. Its alarm opens after `windows_critical` (`windows_warning`) consecutive windows; a WARNING
-    alarm also needs D >= `warning_min_d` or PSI >= `warning_min_psi`.
+    alarm also needs D >= `warning_min_d` or PSI >= `warning_min_psi`. `psi_floor` is the least share of a bin.
     """
 
     alpha: Level = 0.05
     psi_warning: Positive = 0.1
     psi_critical: Positive = 0.2
     psi_bins: Annotated[int, Meta(ge=2, le=100)] = 10
-    warning_min_d: Share = 0.08
+    psi_floor: Level = 1e-4
+    warning_min_d: Share = 0.085
     warning_min_psi: Annotated[float, Meta(ge=0)] = 0.1
     windows_critical: Count = 2
     windows_warning: Count = 3
@@ -126,6 +127,38 @@ class Drift(_Part, frozen=True, kw_only=True):
     pane_seconds: Positive = 60.0
     max_age_seconds: Positive = 86_400.0
     max_distinct: Annotated[int, Meta(ge=2, le=100_000)] = 1024
+
+
+class Quality(_Part, frozen=True, kw_only=True):
+    """When a window's rows are bad, and not just others.
+
+    Missing, invalid, out-of-range values and unseen categories each raise an alarm where their share rose significantly
+    (p < `alpha` / features) by `warning_change` or more (a share: .03 is three points), a CRITICAL one by
+    `critical_change`. Where more than `outlying_share` of the values lie outside the middle 98 % of the reference and
+    are distributed as it is but for a factor, a unit has changed. While an alarm is open nothing is retrained.
+    """
+
+    alpha: Level = 0.01
+    warning_change: Level = 0.03
+    critical_change: Level = 0.10
+    outlying_share: Level = 0.8
+
+
+class Performance(_Part, frozen=True, kw_only=True):
+    """When labelled rows prove that the model has become worse.
+
+    A performance window closes at the first data window where it has `min_labels` labels and `min_coverage` of its rows
+    are labelled. `concept_alpha` is the concept test's level, `concept_margin` what the estimate may be wrong by. A
+    decline needs p < `decline_alpha` and a drop of `decline_min` or more (a share) below the held-out figure.
+    """
+
+    min_labels: Count = 1000
+    min_coverage: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    concept_alpha: Level = 0.01
+    concept_margin: Annotated[float, Meta(ge=0, lt=1)] = 0.015
+    decline_alpha: Level = 0.01
+    decline_min: Annotated[float, Meta(ge=0, lt=1)] = 0.03
+    interval_level: Level = 0.90
 
 
 class Gates(_Part, frozen=True, kw_only=True):
@@ -162,6 +195,8 @@ class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     estimator: Estimator = Estimator()
     decision_threshold: Level = 0.5
     drift: Drift = Drift()
+    quality: Quality = Quality()
+    performance: Performance = Performance()
     gates: Gates = Gates()
     reference: Literal["recent", "training"] = "recent"
 
@@ -265,6 +300,10 @@ def _check(path: Path, contract: Contract) -> None:
         raise ContractError(
             path, "$.drift.psi_warning", drift.psi_warning, f"must be at most psi_critical = {drift.psi_critical:g}"
         )
+    quality = contract.quality
+    if quality.warning_change > quality.critical_change:
+        limit = f"must be at most critical_change = {quality.critical_change:g}"
+        raise ContractError(path, "$.quality.warning_change", quality.warning_change, limit)
     if gates.reference_rows_min > gates.reference_rows_max:
         limit = f"must be at most reference_rows_max = {gates.reference_rows_max}"
         raise ContractError(path, "$.gates.reference_rows_min", gates.reference_rows_min, limit)

@@ -76,8 +76,39 @@ class PredictionLabeled(Event, frozen=True, kw_only=True):
     subject: str | None = None
 
 
+class LabelRetracted(Event, frozen=True, kw_only=True):
+    """A laboratory took a label back: `previous_label` does not hold any more, and no other took its place.
+
+    `label_revision` goes on counting, so that the label that may come later is a newer one.
+    """
+
+    prediction_id: PredictionId
+    model_name: Name
+    model_version: Version
+    predicted_at: Instant
+    score: Probability
+    prediction: bool
+    variant: Variant
+    previous_label: Label
+    label_revision: Version
+    retracted_at: Instant
+    subject: str | None = None
+
+
+class Bin(msgspec.Struct, frozen=True, kw_only=True):
+    """One bin of a PSI: where it ends (or which category it is), and how many rows of either side it holds."""
+
+    bound: float | str
+    reference: int
+    window: int
+
+
 class DriftedFeature(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature's statistics in the window that changed the verdict."""
+    """One feature's statistics in the window that changed the verdict, and what they were computed from.
+
+    For a number D = |window_at_most / n − reference_at_most / m|, rows with a value of at most `at`; PSI is Σ over
+    `bins` of (q − p)·ln(q/p), the last bin being the missing where any are. `cuts_digest` names the reference's cuts.
+    """
 
     name: str
     severity: Severity
@@ -86,6 +117,24 @@ class DriftedFeature(msgspec.Struct, frozen=True, kw_only=True):
     p: float
     psi: float
     n: int
+    m: int = 0
+    kind: str = "numeric"
+    psi_critical: float | None = None
+    missing: int = 0
+    error_bound: float = 0.0
+    at: float | None = None
+    window_at_most: int | None = None
+    reference_at_most: int | None = None
+    bins: tuple[Bin, ...] = ()
+    cuts_digest: str = ""
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One signal beside the features': what was tested, with every number behind it."""
+
+    name: str
+    severity: Severity
+    numbers: dict[str, FeatureValue]
 
 
 class DriftDetected(Event, frozen=True, kw_only=True):
@@ -93,7 +142,9 @@ class DriftDetected(Event, frozen=True, kw_only=True):
 
     `severity` is the one that opened or was cleared; `verdict` is what holds now. `window_start` and `window_end` bound
     the window that decided. `changed_since` is the start of the second window of the run that opened a CRITICAL alarm:
-    rows from there on belong to the new population only.
+    rows from there on belong to the new population only. `attribution` says which drift it is (quality, concept,
+    covariate, …) and `explanation` says so in a sentence. While `retraining_blocked` is true nothing must learn from
+    these rows. `closes` is the id of the event that opened the alarm which this one clears.
     """
 
     model_name: Name
@@ -107,6 +158,15 @@ class DriftDetected(Event, frozen=True, kw_only=True):
     features: tuple[DriftedFeature, ...]
     changed_since: Instant | None = None
     reason: str = ""
+    window: int | None = None
+    m: int | None = None
+    n: int | None = None
+    signals: tuple[Evidence, ...] = ()
+    attribution: str = ""
+    explanation: str = ""
+    proven: bool = False
+    retraining_blocked: bool = False
+    closes: str | None = None
 
 
 class ArtifactRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +227,15 @@ class ModelStatus(Event, frozen=True, kw_only=True):
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
     f"driftloop.{event.__name__}": event
-    for event in (PredictionMade, OutcomeReported, PredictionLabeled, DriftDetected, ModelUpdated, ModelStatus)
+    for event in (
+        PredictionMade,
+        OutcomeReported,
+        PredictionLabeled,
+        LabelRetracted,
+        DriftDetected,
+        ModelUpdated,
+        ModelStatus,
+    )
 }
 
 

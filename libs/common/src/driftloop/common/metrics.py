@@ -42,13 +42,47 @@ DRIFT_VERDICT = Gauge(
     "0 GOOD, 1 WARNING, 2 CRITICAL: the alarm policy's verdict.",
     ["model_name", "model_version"],
 )
-FEATURE_D = Gauge(
-    "driftloop_feature_ks_statistic", "KS statistic of the last window.", ["model_name", "model_version", "feature"]
+_FEATURE = ["model_name", "model_version", "feature"]
+_VERSION = ["model_name", "model_version"]
+FEATURE_SEVERITY = Gauge("driftloop_feature_severity", "0 GOOD, 1 WARNING, 2 CRITICAL: the feature's alarm.", _FEATURE)
+FEATURE_D = Gauge("driftloop_feature_ks_statistic", "KS statistic of the last window.", _FEATURE)
+FEATURE_P = Gauge("driftloop_feature_p_value", "p of the KS or chi-square test of the last window.", _FEATURE)
+FEATURE_PSI = Gauge("driftloop_feature_psi", "PSI of the last window.", _FEATURE)
+FEATURE_PSI_CRITICAL = Gauge(
+    "driftloop_feature_psi_critical", "The PSI that unchanged data exceed in one window of twenty.", _FEATURE
 )
-FEATURE_PSI = Gauge("driftloop_feature_psi", "PSI of the last window.", ["model_name", "model_version", "feature"])
-REALISED_ACCURACY = Gauge("driftloop_realised_accuracy", "Accuracy on labelled rows.", ["model_name", "model_version"])
-PARKED_PREDICTIONS = Gauge("driftloop_parked_predictions", "Predictions of a version whose profile is unknown yet.", [])
-LATE_PREDICTIONS = Counter("driftloop_late_predictions_total", "Predictions whose window had closed.", ["model_name"])
+FEATURE_ROWS = Gauge("driftloop_feature_rows", "Rows of the last window that had a value.", _FEATURE)
+FEATURE_MISSING = Gauge("driftloop_feature_missing_rows", "Rows of the last window that had none.", _FEATURE)
+SIGNAL_SEVERITY = Gauge(
+    "driftloop_signal_severity",
+    "0 GOOD, 1 WARNING, 2 CRITICAL: the alarms of quality, concept and performance.",
+    [*_VERSION, "signal"],
+)
+WINDOW_ROWS = Gauge("driftloop_window_rows", "Rows of the last window.", _VERSION)
+WATERMARK_LAG = Gauge(
+    "driftloop_watermark_lag_seconds", "How long ago the instant is before which all is counted.", ["model_name"]
+)
+ESTIMATED_PERFORMANCE = Gauge(
+    "driftloop_estimated_performance", "Figures of the last window, estimated without labels.", [*_VERSION, "figure"]
+)
+REALISED_PERFORMANCE = Gauge(
+    "driftloop_realised_performance", "Figures of the last window of labelled rows.", [*_VERSION, "figure"]
+)
+LABEL_COVERAGE = Gauge("driftloop_label_coverage", "Share of that window's rows that are labelled.", _VERSION)
+INTERVAL_COVERAGE = Gauge(
+    "driftloop_prediction_set_coverage", "Share of that window's prediction sets that held the label.", _VERSION
+)
+CONCEPT_STATISTIC = Gauge(
+    "driftloop_concept_statistic", "Chi-square (2 degrees) of realised against estimated errors.", _VERSION
+)
+PARKED_PREDICTIONS = Gauge("driftloop_parked_predictions", "Records of a version whose profile is unknown yet.", [])
+EXPIRED_PREDICTIONS = Counter(
+    "driftloop_expired_predictions_total", "Records whose version's profile did not come in time: dead letters.", []
+)
+LATE_PREDICTIONS = Gauge("driftloop_late_predictions", "Predictions that came after their window had closed.", _VERSION)
+BEYOND_RETENTION = Counter(
+    "driftloop_beyond_retention_total", "Events older than any pane that is kept: only counted.", ["model_name", "kind"]
+)
 
 RETRAININGS = Counter("driftloop_retrainings_total", "Finished retrainings, by decision.", ["model_name", "decision"])
 RETRAIN_WAITING = Gauge("driftloop_retrain_waiting_rows", "Labelled rows that a request still lacks.", ["model_name"])

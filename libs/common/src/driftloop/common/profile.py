@@ -7,6 +7,8 @@ distinct values and how often each occurred, which is all that exact KS, PSI and
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from operator import add
 from typing import Literal
 
 import msgspec
@@ -33,11 +35,40 @@ class CategoricalReference(msgspec.Struct, frozen=True, tag="categorical", forbi
 FeatureReference = NumericReference | CategoricalReference
 
 
-class ReferenceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScoredRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Labelled rows that a model did not learn from, at least one.
+
+    Its distinct `scores` [k] ascending, and how many rows of each label had them: `negatives` [k] and `positives` [k].
+    """
+
+    scores: tuple[float, ...]
+    negatives: tuple[int, ...]
+    positives: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse columns of different length, scores that do not ascend from 0 to 1, and counts of no row."""
+        if not len(self.scores) == len(self.negatives) == len(self.positives) > 0:
+            lengths = (len(self.scores), len(self.negatives), len(self.positives))
+            raise ValueError(f"scored rows have columns of lengths {lengths}: give each score its two counts")
+        ascending = all(low < high for low, high in pairwise(self.scores))
+        if not (ascending and self.scores[0] >= 0 and self.scores[-1] <= 1):
+            raise ValueError("scored rows: scores must be distinct, ascending, and between 0 and 1")
+        if min(*self.negatives, *self.positives) < 0 or 0 in map(add, self.negatives, self.positives):
+            raise ValueError("scored rows: a score that no row has, or a negative count: give only those that occurred")
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(self.negatives) + sum(self.positives)
+
+
+class ReferenceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a window of one model version is compared with.
 
     `origin` says which population it is: the `training` baseline, or the `recent` production rows of a promotion.
-    `scores` is the distribution of the model's own probability on that population.
+    `scores` is the distribution of the model's own probability on that population. `calibration` are the labelled rows
+    that say what its scores mean, each scored by a model that has not seen it; `heldout` those that this version's
+    training never touched, which say how good it was. None: an artifact from before there were any, or no such rows.
     """
 
     model_name: str
@@ -46,6 +77,8 @@ class ReferenceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: int
     features: tuple[FeatureReference, ...]
     scores: NumericReference
+    calibration: ScoredRows | None = None
+    heldout: ScoredRows | None = None
 
 
 def numeric_reference(name: str, values: Iterable[float | None]) -> NumericReference:
@@ -69,6 +102,22 @@ def categorical_reference(name: str, categories: Sequence[str], values: Iterable
     if unknown:
         raise ValueError(f"feature {name!r}: {sorted(map(str, unknown))} not among its categories {list(categories)}")
     return CategoricalReference(name, tuple(categories), tuple(counts[category] for category in categories), missing)
+
+
+def scored_rows(scores: Iterable[float], labels: Iterable[int]) -> ScoredRows | None:
+    """Count rows by canonical score and label (0 or 1); None of no row. Raises ValueError for another label."""
+    counts = Counter(zip(map(float, scores), map(int, labels), strict=True))
+    unknown = {label for _, label in counts} - {0, 1}
+    if unknown:
+        raise ValueError(f"scored rows: labels {sorted(unknown)}: give 0 or 1, and only rows that have an outcome")
+    distinct = sorted({score for score, _ in counts})
+    if not distinct:
+        return None
+    return ScoredRows(
+        tuple(distinct),
+        tuple(counts[score, 0] for score in distinct),
+        tuple(counts[score, 1] for score in distinct),
+    )
 
 
 def column(rows: Sequence[Mapping[str, object]], name: str) -> list[object]:

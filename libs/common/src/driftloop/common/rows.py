@@ -140,7 +140,7 @@ def read_baseline(contract: Contract, path: Path) -> tuple[list[Row], NDArray[np
     labels: list[int] = []
     for line, record in enumerate(records, start=2):
         try:
-            rows.append(canonicalise(contract, {f.name: _cell(f, record[f.name]) for f in contract.features}))
+            rows.append(canonicalise(contract, {f.name: read_cell(f, record[f.name]) for f in contract.features}))
         except InvalidRow as invalid:
             worst = invalid.errors[0]
             raise ContractError(path, f"line {line}, {worst.field}", worst.value, worst.reason) from invalid
@@ -148,7 +148,8 @@ def read_baseline(contract: Contract, path: Path) -> tuple[list[Row], NDArray[np
     return rows, np.array(labels, dtype=np.int8)
 
 
-def _cell(feature: Feature, text: str | None) -> object:
+def read_cell(feature: Feature, text: str | None) -> object:
+    """What a cell of a CSV file says of a feature, for `canonicalise` to judge: an empty one is missing."""
     if text is None or text.strip() == "":
         return None
     if feature.type == "category":

@@ -133,6 +133,7 @@ def _meet_older_patients_until_critical(loop: Loop, rng: np.random.Generator) ->
     realised = version["performance"]["accuracy"]
     known = f"; accuracy on the outcomes known so far {realised:.3f}" if realised is not None else ""
     loop.say(f"the verdict on version 1 is [bold red]CRITICAL[/] after {len(answers)} of them{known}")
+    loop.say(f"the monitor: {version['attribution']['sentence']}")
     return answers
 
 

@@ -1,58 +1,68 @@
 """One function per event: predictions and labels are counted into panes, serving states bring profiles."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
-from driftloop.common.events import ModelUpdated, PredictionLabeled, PredictionMade, ServedVersion
+from driftloop.common.events import LabelRetracted, ModelUpdated, PredictionLabeled, PredictionMade, ServedVersion
+from driftloop.common.kafka.batches import Delivery
 from driftloop.common.profile import ReferenceProfile
-from driftloop.common.statistics.cells import Counts, Layout, layout_of
-from driftloop.drift_monitor.domain.panes import pane_start
-from driftloop.drift_monitor.domain.performance import SIZE, count_label
-from driftloop.drift_monitor.store import UNPARKED, Store, Version
+from driftloop.drift_monitor.domain.evaluation import Watch
+from driftloop.drift_monitor.domain.fold.rows import label_rows, prediction_rows
+from driftloop.drift_monitor.domain.panes import MICROSECONDS, instant, pane_starts
+from driftloop.drift_monitor.pane_store import LABELS, PREDICTIONS, Addition, ParkedRecord, Tally, Version
+from driftloop.drift_monitor.store import Store
 
 logger = logging.getLogger(__name__)
 
+KINDS = {PREDICTIONS: "predictions", LABELS: "labels"}
 FetchProfile = Callable[[str, ServedVersion], ReferenceProfile]
+LabelEvent = PredictionLabeled | LabelRetracted
 
 
 class ParkingFull(RuntimeError):
-    """Too many predictions wait for a profile; reading must wait with them."""
+    """Too many records wait for a profile; reading must wait with them."""
 
 
-class Layouts(Protocol):
-    """Finds the layout of a version's counts."""
+class FromTheFuture(ValueError):
+    """A prediction says that it was made later than now: counted, it would hold a window open until then."""
 
-    def __call__(self, store: Store, version: Version) -> Layout | None:
-        """The layout, or None while the version's profile is unknown."""
+
+class Watches(Protocol):
+    """Finds what a version is watched by."""
+
+    def __call__(self, store: Store, version: Version) -> Watch | None:
+        """The watch, or None while the version's profile is unknown."""
         ...
 
 
 @dataclass(frozen=True)
-class Placed:
-    """An event and the partition that it was read from."""
+class Limits:
+    """What counting is bounded by: parked records, how far ahead of now an event may be, how long panes are kept."""
 
-    event: PredictionMade
-    partition: int
+    max_parked: int
+    ahead: timedelta
+    keep: timedelta
 
 
-def cached_layouts(contracts: Mapping[str, Contract]) -> Layouts:
-    """Layouts by version; a version never changes, so that each profile is read once."""
-    known: dict[Version, Layout] = {}
+def cached_watches(contracts: Mapping[str, Contract]) -> Watches:
+    """Watches by version; a version never changes, so that each profile is read once."""
+    known: dict[Version, Watch] = {}
 
-    def find(store: Store, version: Version) -> Layout | None:
+    def find(store: Store, version: Version) -> Watch | None:
         if version not in known and version[0] in contracts:
             profile = store.profile(version)
             if profile is not None:
-                known[version] = layout_of(profile, contracts[version[0]].drift.max_distinct)
+                known[version] = Watch(contracts[version[0]], profile)
         return known.get(version)
 
     return find
@@ -61,80 +71,121 @@ def cached_layouts(contracts: Mapping[str, Contract]) -> Layouts:
 def on_predictions(
     store: Store,
     contracts: Mapping[str, Contract],
-    layouts: Layouts,
-    topic: str,
-    max_parked: int,
-    batch: Sequence[Placed],
+    watches: Watches,
+    limits: Limits,
+    now: datetime,
+    batch: Sequence[Delivery],
 ) -> None:
     """Count predictions into the panes of their own time; those of an unknown version are parked.
 
+    Raises ParkingFull, and FromTheFuture for a prediction that no clock of ours can have made.
+    """
+    by_version: defaultdict[Version, list[Delivery]] = defaultdict(list)
+    latest: dict[tuple[str, int], datetime] = {}
+    horizon = now + limits.ahead
+    for one in batch:
+        event: Any = one.event
+        time, place = event.predicted_at, (one.record.topic, one.record.partition)
+        if time > horizon:
+            raise FromTheFuture(
+                f"predicted_at is {(time - now).total_seconds():.0f} s ahead of this clock, "
+                f"{limits.ahead.total_seconds():g} s are allowed: set the predictor's clock, or this one"
+            )
+        if place not in latest or time > latest[place]:
+            latest[place] = time
+        # A shadow's scores answer nobody: they are no part of what the population met.
+        if event.model_name in contracts and event.variant != "shadow":
+            by_version[event.model_name, event.model_version].append(one)
+    _count_all(store, watches, limits, now, PREDICTIONS, by_version)
+    store.panes.advance_watermarks(latest)
+
+
+def on_labels(
+    store: Store,
+    contracts: Mapping[str, Contract],
+    watches: Watches,
+    limits: Limits,
+    now: datetime,
+    batch: Sequence[Delivery],
+) -> None:
+    """Count outcomes into the panes of their predictions; an amended label is taken away and added anew.
+
     Raises ParkingFull.
     """
-    by_version: defaultdict[Version, list[Placed]] = defaultdict(list)
+    by_version: defaultdict[Version, list[Delivery]] = defaultdict(list)
     for one in batch:
-        # A shadow's scores answer nobody: they are no part of what the population met.
-        if one.event.model_name in contracts and one.event.variant != "shadow":
-            by_version[one.event.model_name, one.event.model_version].append(one)
-    # One order everywhere: two consumers that lock several versions must not deadlock.
+        event: Any = one.event
+        if event.model_name in contracts and event.variant != "shadow":
+            by_version[event.model_name, event.model_version].append(one)
+    _count_all(store, watches, limits, now, LABELS, by_version)
+
+
+def _count_all(
+    store: Store,
+    watches: Watches,
+    limits: Limits,
+    now: datetime,
+    kind: int,
+    by_version: Mapping[Version, Sequence[Delivery]],
+) -> None:
+    additions: list[Addition] = []
     for version, placed in sorted(by_version.items()):
-        layout = layouts(store, version)
-        if layout is None:
-            if store.parked() + len(placed) > max_parked:
+        watch = watches(store, version)
+        if watch is None:
+            if store.panes.parked() + len(placed) > limits.max_parked:
                 raise ParkingFull(
-                    f"{max_parked} predictions wait for the profile of version {version[1]} of {version[0]}"
+                    f"{limits.max_parked} records wait for the profile of version {version[1]} of {version[0]}"
                 )
-            store.park(one.event for one in placed)
+            store.panes.park([_parked(one, kind, version) for one in placed], now)
         else:
-            fold(store, contracts[version[0]], layout, version, placed)
-    for partition, latest in _latest(batch).items():
-        store.advance_watermark(topic, partition, latest)
+            additions += fold(store, watch, version, kind, placed, now - limits.keep)
+    store.panes.add(additions)
 
 
-def fold(store: Store, contract: Contract, layout: Layout, version: Version, placed: Sequence[Placed]) -> None:
-    """Count predictions of one version into its panes; those of closed windows are counted as late."""
-    closed = store.tiled_until(version)
-    panes: defaultdict[tuple[datetime, int], list[PredictionMade]] = defaultdict(list)
-    late: defaultdict[int, int] = defaultdict(int)
-    for one in placed:
-        starts = pane_start(one.event.predicted_at, contract.drift.pane_seconds)
-        if closed is not None and starts < closed:
-            late[one.partition] += 1
-        else:
-            panes[starts, one.partition].append(one.event)
-    for (starts, partition), events in sorted(panes.items()):
-        store.add_to_pane(version, starts, partition, len(events), _count(contract, layout, events), layout)
-    for partition, n in late.items():
-        store.add_late(version, partition, n)
-        metrics.LATE_PREDICTIONS.labels(version[0]).inc(n)
-
-
-def unpark(store: Store, contract: Contract, layout: Layout, version: Version, limit: int = 5_000) -> int:
-    """Count what was parked before the version's profile was known. Returns how many there were.
-
-    The evaluation's lock makes it one at a time: all of them write the same panes.
-    """
-    store.lock_evaluation(version)
-    events = store.unpark(version, limit)
-    if events:
-        fold(store, contract, layout, version, [Placed(event, UNPARKED) for event in events])
-    return len(events)
-
-
-def on_labels(store: Store, contracts: Mapping[str, Contract], batch: Iterable[tuple[PredictionLabeled, int]]) -> None:
-    """Count outcomes into the panes of their predictions; an amended label is taken away and added anew."""
-    counts: dict[tuple[Version, datetime, int], Counts] = {}
-    for event, partition in batch:
-        contract = contracts.get(event.model_name)
-        if contract is None or event.variant == "shadow":
+def fold(
+    store: Store, watch: Watch, version: Version, kind: int, placed: Sequence[Delivery], oldest: datetime
+) -> list[Addition]:
+    """What records of one version add to its panes; what is older than any pane is only counted."""
+    length = round(watch.contract.drift.pane_seconds * MICROSECONDS)
+    edge = round(oldest.timestamp() * MICROSECONDS)
+    events: list[Any] = [one.event for one in placed]
+    rows = prediction_rows(watch.contract, events) if kind == PREDICTIONS else None
+    additions, n, beyond = [], Counter[int](), Counter[int]()
+    for start, partition, members in _groups(placed, events, length):
+        chosen = [events[place] for place in members.tolist()]
+        count = len(chosen) if kind == PREDICTIONS else _net(chosen)
+        n[partition] += count
+        if start + length <= edge:
+            beyond[partition] += count
+            metrics.BEYOND_RETENTION.labels(version[0], KINDS[kind]).inc(len(chosen))
             continue
-        starts = pane_start(event.predicted_at, contract.drift.pane_seconds)
-        key = ((event.model_name, event.model_version), starts, partition)
-        total = counts.setdefault(key, np.zeros(SIZE, dtype=np.int64))
-        if event.previous_label is not None:
-            count_label(total, event.score, event.prediction, event.previous_label, -1)
-        count_label(total, event.score, event.prediction, event.label)
-    for (version, starts, partition), total in sorted(counts.items(), key=lambda item: item[0]):
-        store.add_labels(version, starts, partition, total)
+        state = watch.labels.add(label_rows(chosen)) if rows is None else watch.predictions.add(rows.take(members))
+        first = min(placed[place].record.offset for place in members.tolist())
+        seconds = length / MICROSECONDS
+        additions.append(Addition(version, kind, instant(start), seconds, partition, count, first, state))
+    store.panes.count(Tally(version, kind, partition, n[partition], beyond[partition]) for partition in n)
+    return additions
+
+
+def _groups(
+    placed: Sequence[Delivery], events: Sequence[Any], length: int
+) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+    """The events of each pane and partition: the pane's start in microseconds, the partition, the events' places."""
+    starts = pane_starts((event.predicted_at for event in events), length)
+    partitions = np.array([one.record.partition for one in placed], dtype=np.int64)
+    # One number for both: sorting rows of two would take ten times as long.
+    width = int(partitions.max()) + 1
+    keys, which = np.unique(starts // length * width + partitions, return_inverse=True)
+    for number, key in enumerate(keys.tolist()):
+        yield key // width * length, key % width, np.flatnonzero(which == number)
+
+
+def unpark(store: Store, watch: Watch, version: Version, placed: Sequence[Delivery], oldest: datetime) -> None:
+    """Count what was parked before the version's profile was known."""
+    for kind in (PREDICTIONS, LABELS):
+        chosen = [one for one in placed if isinstance(one.event, PredictionMade) == (kind == PREDICTIONS)]
+        if chosen:
+            store.panes.add(fold(store, watch, version, kind, chosen, oldest))
 
 
 def on_model_updated(store: Store, fetch: FetchProfile, clock: Clock, event: ModelUpdated) -> list[Version]:
@@ -151,13 +202,14 @@ def on_model_updated(store: Store, fetch: FetchProfile, clock: Clock, event: Mod
     return store.open_evaluations(event.model_name, besides=event.champion)
 
 
-def _latest(batch: Sequence[Placed]) -> dict[int, datetime]:
-    latest: dict[int, datetime] = {}
-    for one in batch:
-        latest[one.partition] = max(latest.get(one.partition, one.event.predicted_at), one.event.predicted_at)
-    return latest
+def _net(events: Sequence[LabelEvent]) -> int:
+    """How many more predictions are labelled after these events: a first label one more, a retraction one less."""
+    first = sum(isinstance(event, PredictionLabeled) and event.previous_label is None for event in events)
+    return first - sum(isinstance(event, LabelRetracted) for event in events)
 
 
-def _count(contract: Contract, layout: Layout, events: Sequence[PredictionMade]) -> Counts:
-    columns: list[list[object]] = [[event.features.get(name) for event in events] for name in contract.feature_names]
-    return layout.count([*columns, [event.score for event in events]])
+def _parked(one: Delivery, kind: int, version: Version) -> ParkedRecord:
+    record = one.record
+    return ParkedRecord(
+        record.topic, record.partition, record.offset, kind, version, record.key, record.value or b"", record.headers
+    )

@@ -1,18 +1,22 @@
 """The drift monitor's process: the only place where its objects are built."""
 
+import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from psycopg import Connection
 
 from driftloop.common import keys
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import Contract, ContractError, load_contracts
-from driftloop.common.events import ModelUpdated, PredictionLabeled, PredictionMade, ServedVersion
+from driftloop.common.events import ModelUpdated, ServedVersion
 from driftloop.common.kafka.admin import admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, InvalidEvent, NotYet, Subscription
+from driftloop.common.kafka.deadletter import send_dead_letters
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -25,9 +29,12 @@ from driftloop.common.startup import answer_help, consumer_checks, wait_for_sche
 from driftloop.common.topics import LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, TOPICS, Namespace
 from driftloop.drift_monitor import handlers
 from driftloop.drift_monitor.api import create_app
-from driftloop.drift_monitor.evaluating import Evaluator, broker_end_offsets, supersede
+from driftloop.drift_monitor.evaluating import Evaluator, Pace, Topics, broker_end_offsets
+from driftloop.drift_monitor.exporting import Exporter
+from driftloop.drift_monitor.judging import supersede
 from driftloop.drift_monitor.settings import Settings
 from driftloop.drift_monitor.store import Store
+from driftloop.drift_monitor.upkeep import Ages, Upkeep
 
 NAME = "drift-monitor"
 SCHEMA = "drift_monitor"
@@ -55,13 +62,18 @@ def build(settings: Settings) -> Service:
     identities = wait_for_topics(admin, namespace, TOPICS)
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
-    layouts = handlers.cached_layouts(contracts)
+    watches = handlers.cached_watches(contracts)
     predictions = namespace.topic(PREDICTIONS)
 
     def fetch_profile(model: str, served: ServedVersion) -> ReferenceProfile:
         return fetch_bundle(served.artifact, model, served.version, trusted).profile
 
-    routes = _Routes(contracts, layouts, fetch_profile, predictions, settings.max_parked)
+    limits = handlers.Limits(
+        settings.max_parked,
+        timedelta(seconds=settings.allowed_ahead_seconds),
+        timedelta(days=settings.keep_days),
+    )
+    routes = _Routes(contracts, watches, fetch_profile, limits)
     consumer = ConsumerLoop(
         config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", namespace.group(NAME)),
         name=NAME,
@@ -78,22 +90,42 @@ def build(settings: Settings) -> Service:
     evaluator = Evaluator(
         pool=pool,
         contracts=contracts,
-        layouts=layouts,
-        end_offsets=broker_end_offsets(admin, predictions, identities[predictions].partitions),
-        topic=predictions,
-        consumer=NAME,
+        watches=watches,
+        topics=Topics(
+            NAME,
+            predictions,
+            namespace.topic(LABELED_PREDICTIONS),
+            broker_end_offsets(admin, predictions, identities[predictions].partitions),
+        ),
+        pace=Pace(
+            settings.evaluate_seconds,
+            timedelta(seconds=settings.allowed_lateness_seconds),
+            limits.keep,
+            timedelta(days=settings.label_wait_days),
+        ),
+        replica=f"{socket.gethostname()}/{os.getpid()}",
         clock=utc_now,
         published=drainer.wake,
-        every_seconds=settings.evaluate_seconds,
-        lateness_seconds=settings.allowed_lateness_seconds,
+        exporter=Exporter(),
+    )
+    upkeep = Upkeep(
+        pool=pool,
+        ages=Ages(
+            timedelta(hours=settings.hour_panes_after_hours),
+            timedelta(days=settings.day_panes_after_days),
+            limits.keep,
+            timedelta(days=settings.parked_days),
+        ),
+        clock=utc_now,
+        send=lambda letters: send_dead_letters(producer, letters),
     )
     return Service(
         name=NAME,
         host=settings.host,
         port=settings.port,
         management_port=settings.management_port,
-        api=create_app(pool, contracts),
-        workers=(consumer, drainer, evaluator),
+        api=create_app(pool, contracts, watches),
+        workers=(consumer, drainer, evaluator, upkeep),
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), pool.close),
     )
@@ -104,25 +136,23 @@ class _Routes:
     """From deliveries to handlers: each gets the store of its transaction."""
 
     contracts: dict[str, Contract]
-    layouts: handlers.Layouts
+    watches: handlers.Watches
     fetch: handlers.FetchProfile
-    topic: str
-    max_parked: int
+    limits: handlers.Limits
 
     def predictions(self, connection: Connection, batch: Sequence[Delivery]) -> None:
-        placed = [
-            handlers.Placed(one.event, one.record.partition) for one in batch if isinstance(one.event, PredictionMade)
-        ]
         try:
-            handlers.on_predictions(
-                Store(connection), self.contracts, self.layouts, self.topic, self.max_parked, placed
-            )
+            handlers.on_predictions(Store(connection), self.contracts, self.watches, self.limits, utc_now(), batch)
         except handlers.ParkingFull as error:
             raise NotYet(str(error)) from error
+        except handlers.FromTheFuture as error:
+            raise InvalidEvent(str(error)) from error
 
     def labels(self, connection: Connection, batch: Sequence[Delivery]) -> None:
-        labels = [(one.event, one.record.partition) for one in batch if isinstance(one.event, PredictionLabeled)]
-        handlers.on_labels(Store(connection), self.contracts, labels)
+        try:
+            handlers.on_labels(Store(connection), self.contracts, self.watches, self.limits, utc_now(), batch)
+        except handlers.ParkingFull as error:
+            raise NotYet(str(error)) from error
 
     def model_updates(self, connection: Connection, batch: Sequence[Delivery]) -> None:
         for one in batch:

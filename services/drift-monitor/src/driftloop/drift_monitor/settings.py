@@ -22,6 +22,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     evaluate_seconds: float = 1.0
     # Events may be this much out of order before they count as late.
     allowed_lateness_seconds: float = 2.0
-    # No more than so many predictions of a version without a profile are parked; then reading waits.
+    # A prediction that is further ahead of this clock becomes a dead letter.
+    allowed_ahead_seconds: float = 300.0
+    # No more than so many records of a version without a profile are parked; then reading waits.
     max_parked: int = 100_000
+    # A record that waited so long for its version's profile becomes a dead letter.
+    parked_days: float = 7.0
+    # Closed windows are not waited for longer than this before they count as unlabelled.
+    label_wait_days: float = 120.0
+    # When panes are rolled up to hours and to days, and when they and their windows are forgotten.
+    hour_panes_after_hours: float = 48.0
+    day_panes_after_days: float = 30.0
+    keep_days: float = 400.0
     log_level: str = "INFO"

@@ -1,7 +1,7 @@
-"""The drift monitor's SQL: profiles, panes, watermarks, evaluations, windows."""
+"""The drift monitor's SQL: profiles, evaluations, windows, leases. What is counted is in `pane_store`."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -10,35 +10,83 @@ from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from driftloop.common.events import PredictionMade, ServedVersion
+from driftloop.common.events import ServedVersion
 from driftloop.common.profile import ReferenceProfile
-from driftloop.common.statistics.cells import Counts, Layout
-from driftloop.drift_monitor.domain.alarm import FeatureAlarm
+from driftloop.drift_monitor.domain.attribution import Attribution
 from driftloop.drift_monitor.domain.evaluation import Alarms, WindowResult
-from driftloop.drift_monitor.domain.panes import Pane, decode_counts, encode_counts, layout_digest
-from driftloop.drift_monitor.domain.performance import SIZE, merged
-
-Version = tuple[str, int]
-# Unparked predictions belong to no partition's owner; the evaluator folds them under this number.
-UNPARKED = -1
+from driftloop.drift_monitor.domain.fold.base import State
+from driftloop.drift_monitor.domain.labelled import Closed, LabelledResult, with_labels
+from driftloop.drift_monitor.pane_store import PREDICTIONS, PaneStore, Version
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How far a version's windows have tiled, its alarms and its verdict."""
+    """How far a version's windows have tiled, its alarms, its verdict, and the event that opened it."""
 
-    tiled_until: datetime | None
-    alarms: Alarms
-    verdict: str
-    windows: int
-    superseded: bool
+    tiled_until: datetime | None = None
+    alarms: Alarms = field(default_factory=Alarms)
+    verdict: str = "GOOD"
+    windows: int = 0
+    judged: int = 0
+    labelled_until: datetime | None = None
+    performance_windows: int = 0
+    opened_by: str | None = None
+    attribution: Attribution | None = None
+    superseded: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an evaluation saw of a topic: of each partition the first offset that may count, and that after the last."""
+
+    topic_id: str
+    bounds: Mapping[int, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class StoredWindow:
+    """A closed window as it was judged, with its counts (a state, as bytes) and what it saw."""
+
+    number: int
+    starts: datetime
+    ends: datetime
+    n: int
+    result: WindowResult
+    seen: Seen
+    counts: bytes
+    evaluated_at: datetime
+
+
+_EVALUATION = (
+    "SELECT tiled_until, alarms, verdict, windows, judged, labelled_until, performance_windows, opened_by, "
+    "attribution, superseded FROM evaluations WHERE model_name = %s AND model_version = %s"
+)
+_LOCKED = _EVALUATION + " FOR UPDATE"
+_SAVE = (
+    "UPDATE evaluations SET (tiled_until, alarms, verdict, windows, judged, labelled_until, performance_windows, "
+    "opened_by, attribution, superseded) = (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+    "WHERE model_name = %s AND model_version = %s"
+)
+_WINDOWS = (
+    "SELECT number, evaluated_at, attribution, offsets, result FROM windows "
+    "WHERE model_name = %s AND model_version = %s AND ends > coalesce(%s, '-infinity'::timestamptz) "
+    "AND starts < coalesce(%s, 'infinity'::timestamptz) ORDER BY number DESC LIMIT %s"
+)
+_PERFORMANCE_WINDOWS = (
+    "SELECT number, evaluated_at, result FROM performance_windows "
+    "WHERE model_name = %s AND model_version = %s AND ends > coalesce(%s, '-infinity'::timestamptz) "
+    "AND starts < coalesce(%s, 'infinity'::timestamptz) ORDER BY number DESC LIMIT %s"
+)
+_FORGET_WINDOWS = "DELETE FROM windows WHERE model_name = %s AND model_version = %s AND ends <= %s"
+_FORGET_PERFORMANCE = "DELETE FROM performance_windows WHERE model_name = %s AND model_version = %s AND ends <= %s"
 
 
 class Store:
-    """All that the monitor remembers, in one connection's transaction."""
+    """All that the monitor knows of models, in one connection's transaction; `panes` is what it has counted."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.panes = PaneStore(connection)
 
     # --- models and profiles
 
@@ -66,7 +114,9 @@ class Store:
         """Take over a serving state unless a higher revision is known. Says whether it was taken."""
         taken = self._connection.execute(
             "INSERT INTO models AS m VALUES (%s, %s, %s) ON CONFLICT (model_name) DO UPDATE "
-            "SET revision = excluded.revision, champion = excluded.champion WHERE m.revision < excluded.revision",
+            "SET revision = excluded.revision, champion = excluded.champion, "
+            "previous = CASE WHEN m.champion = excluded.champion THEN m.previous ELSE m.champion END "
+            "WHERE m.revision < excluded.revision",
             [model, revision, champion],
         )
         return taken.rowcount == 1
@@ -74,8 +124,8 @@ class Store:
     def reopen(self, version: Version) -> None:
         """Evaluate a version again that another had followed, its alarms as good as new."""
         self._connection.execute(
-            "UPDATE evaluations SET superseded = false, alarms = '{}', verdict = 'GOOD' "
-            "WHERE model_name = %s AND model_version = %s AND superseded",
+            "UPDATE evaluations SET superseded = false, alarms = '{}', verdict = 'GOOD', opened_by = NULL, "
+            "attribution = NULL WHERE model_name = %s AND model_version = %s AND superseded",
             version,
         )
 
@@ -84,168 +134,63 @@ class Store:
         rows = self._connection.execute("SELECT model_name, champion FROM models ORDER BY model_name").fetchall()
         return [(name, version) for name, version in rows]
 
-    # --- counting
-
-    def tiled_until(self, version: Version) -> datetime | None:
-        """Where the version's closed windows end. Holds the evaluator off until this transaction ends."""
-        self._open_evaluation(version)
+    def champion(self, model: str) -> tuple[int | None, int | None]:
+        """The version that should serve, and the champion before it."""
         row = self._connection.execute(
-            "SELECT tiled_until FROM evaluations WHERE model_name = %s AND model_version = %s FOR SHARE", version
+            "SELECT champion, previous FROM models WHERE model_name = %s", [model]
         ).fetchone()
-        return row[0] if row else None
+        return (row[0], row[1]) if row else (None, None)
 
-    def _open_evaluation(self, version: Version) -> None:
+    def known_versions(self) -> list[Version]:
+        """Every version whose profile is known."""
+        rows = self._connection.execute(
+            "SELECT model_name, model_version FROM versions ORDER BY model_name, model_version"
+        ).fetchall()
+        return [(name, version) for name, version in rows]
+
+    # --- evaluating
+
+    def repeatable_read(self) -> None:
+        """Let this transaction see one instant only; call it before anything else."""
+        self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+    def open_evaluation(self, version: Version) -> None:
+        """Make the version's row, in a transaction of its own: one snapshot cannot both make and lock it."""
         self._connection.execute(
             "INSERT INTO evaluations (model_name, model_version) VALUES (%s, %s) ON CONFLICT DO NOTHING", version
         )
 
-    def add_to_pane(
-        self, version: Version, starts: datetime, partition: int, n: int, counts: Counts, layout: Layout
-    ) -> None:
-        """Add counts to a pane. Only the owner of the partition calls it, so that reading and writing do not race."""
-        key, digest = (*version, starts, partition), layout_digest(layout)
-        row = self._connection.execute(
-            "SELECT counts FROM panes WHERE model_name = %s AND model_version = %s AND starts = %s AND partition = %s",
-            key,
-        ).fetchone()
-        total = counts if row is None else counts + decode_counts(row[0], layout.size, digest)
-        self._connection.execute(
-            "INSERT INTO panes AS p VALUES (%s, %s, %s, %s, %s, %s) "
-            "ON CONFLICT (model_name, model_version, starts, partition) "
-            "DO UPDATE SET n = p.n + excluded.n, counts = excluded.counts",
-            [*key, n, encode_counts(total, digest)],
-        )
+    def lock_evaluation(self, version: Version) -> Evaluation | None:
+        """The version's evaluation, locked. None where it has no row; in a snapshot a newer row raises 40001."""
+        row = self._connection.execute(_LOCKED, version).fetchone()
+        return _evaluation(row) if row else None
 
-    def add_late(self, version: Version, partition: int, n: int) -> None:
-        """Count predictions that came after their window had closed."""
-        self._connection.execute(
-            "INSERT INTO late AS l VALUES (%s, %s, %s, %s) "
-            "ON CONFLICT (model_name, model_version, partition) DO UPDATE SET n = l.n + excluded.n",
-            [*version, partition, n],
-        )
-
-    def add_labels(self, version: Version, starts: datetime, partition: int, counts: Counts) -> None:
-        """Add label counts to a pane of predictions."""
-        key = (*version, starts, partition)
-        row = self._connection.execute(
-            "SELECT counts FROM label_panes "
-            "WHERE model_name = %s AND model_version = %s AND starts = %s AND partition = %s",
-            key,
-        ).fetchone()
-        total = counts if row is None else counts + decode_counts(row[0], SIZE)
-        self._connection.execute(
-            "INSERT INTO label_panes VALUES (%s, %s, %s, %s, %s) "
-            "ON CONFLICT (model_name, model_version, starts, partition) DO UPDATE SET counts = excluded.counts",
-            [*key, encode_counts(total)],
-        )
-
-    def advance_watermark(self, topic: str, partition: int, event_time: datetime) -> None:
-        """The latest event time seen of a partition never goes back."""
-        self._connection.execute(
-            "INSERT INTO watermarks AS w VALUES (%s, %s, %s) ON CONFLICT (topic, partition) "
-            "DO UPDATE SET event_time = greatest(w.event_time, excluded.event_time)",
-            [topic, partition, event_time],
-        )
-
-    def watermarks(self, topic: str) -> dict[int, datetime]:
-        """The latest event time of each partition that has shown one."""
-        rows = self._connection.execute(
-            "SELECT partition, event_time FROM watermarks WHERE topic = %s", [topic]
-        ).fetchall()
-        return {partition: time for partition, time in rows}
-
-    # --- parking
-
-    def park(self, events: Iterable[PredictionMade]) -> None:
-        """Keep predictions of a version whose profile is not known yet."""
-        with self._connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO parked (model_name, model_version, event) VALUES (%s, %s, %s)",
-                [(one.model_name, one.model_version, Jsonb(msgspec.to_builtins(one))) for one in events],
-            )
-
-    def parked(self) -> int:
-        """How many predictions are parked."""
-        row = self._connection.execute("SELECT count(*) FROM parked").fetchone()
-        return int(row[0]) if row else 0
-
-    def parked_versions(self) -> list[Version]:
-        """The versions that have parked predictions."""
-        rows = self._connection.execute(
-            "SELECT DISTINCT model_name, model_version FROM parked ORDER BY model_name, model_version"
-        ).fetchall()
-        return [(name, version) for name, version in rows]
-
-    def unpark(self, version: Version, limit: int) -> list[PredictionMade]:
-        """Take up to `limit` parked predictions of a version, the oldest. Only who holds its evaluation calls it."""
-        rows = self._connection.execute(
-            "DELETE FROM parked WHERE id IN (SELECT id FROM parked WHERE model_name = %s AND model_version = %s "
-            "ORDER BY id LIMIT %s) RETURNING event",
-            [*version, limit],
-        ).fetchall()
-        return [msgspec.convert(event, PredictionMade) for (event,) in rows]
-
-    # --- evaluating
-
-    def lock_evaluation(self, version: Version) -> Evaluation:
-        """The version's evaluation, made if need be, locked; waits for consumers that count into it."""
-        self._open_evaluation(version)
-        row = self._connection.execute(
-            "SELECT tiled_until, alarms, verdict, windows, superseded FROM evaluations "
-            "WHERE model_name = %s AND model_version = %s FOR UPDATE",
-            version,
-        ).fetchone()
-        assert row is not None
-        tiled, alarms, verdict, windows, superseded = row
-        return Evaluation(tiled, msgspec.convert(alarms, dict[str, FeatureAlarm]), verdict, windows, superseded)
-
-    def open_panes(self, version: Version, since: datetime | None, layout: Layout) -> list[Pane]:
-        """The panes that no closed window holds, partitions merged, in order of time."""
-        rows = self._connection.execute(
-            "SELECT starts, n, counts FROM panes WHERE model_name = %s AND model_version = %s "
-            "AND starts >= coalesce(%s, '-infinity'::timestamptz) ORDER BY starts, partition",
-            [*version, since],
-        ).fetchall()
-        panes: list[Pane] = []
-        for starts, n, data in rows:
-            counts = decode_counts(data, layout.size, layout_digest(layout))
-            if panes and panes[-1].starts == starts:
-                panes[-1] = Pane(starts, panes[-1].n + n, panes[-1].counts + counts)
-            else:
-                panes.append(Pane(starts, n, counts))
-        return panes
-
-    def add_window(self, version: Version, number: int, result: WindowResult, now: datetime) -> None:
-        """Remember a closed window and its result."""
-        self._connection.execute(
-            "INSERT INTO windows VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            [
-                *version,
-                number,
-                result.starts,
-                result.ends,
-                result.n,
-                result.severity,
-                result.raw_severity,
-                Jsonb(msgspec.to_builtins(result)),
-                now,
-            ],
-        )
+    def evaluation(self, version: Version) -> Evaluation | None:
+        """The version's evaluation as it is."""
+        row = self._connection.execute(_EVALUATION, version).fetchone()
+        return _evaluation(row) if row else None
 
     def save_evaluation(self, version: Version, evaluation: Evaluation) -> None:
         """Write a locked evaluation back."""
-        self._connection.execute(
-            "UPDATE evaluations SET tiled_until = %s, alarms = %s, verdict = %s, windows = %s, superseded = %s "
-            "WHERE model_name = %s AND model_version = %s",
-            [
-                evaluation.tiled_until,
-                Jsonb(msgspec.to_builtins(evaluation.alarms)),
-                evaluation.verdict,
-                evaluation.windows,
-                evaluation.superseded,
-                *version,
-            ],
-        )
+        values = [
+            evaluation.tiled_until,
+            Jsonb(msgspec.to_builtins(evaluation.alarms)),
+            evaluation.verdict,
+            evaluation.windows,
+            evaluation.judged,
+            evaluation.labelled_until,
+            evaluation.performance_windows,
+            evaluation.opened_by,
+            None if evaluation.attribution is None else Jsonb(msgspec.to_builtins(evaluation.attribution)),
+            evaluation.superseded,
+        ]
+        self._connection.execute(_SAVE, [*values, *version])
+
+    def late(self, version: Version, evaluation: Evaluation) -> int:
+        """How many predictions came after their window had closed: all, less those of closed and of open windows."""
+        counted, beyond = self.panes.totals(version, PREDICTIONS)
+        waiting = self.panes.rows_since(version, PREDICTIONS, evaluation.tiled_until)
+        return counted - beyond - evaluation.judged - waiting
 
     def open_evaluations(self, model: str, besides: int) -> list[Version]:
         """The versions of a model, other than one, that are still evaluated."""
@@ -256,41 +201,176 @@ class Store:
         ).fetchall()
         return [(name, version) for name, version in rows]
 
+    # --- windows
+
+    def add_window(
+        self,
+        version: Version,
+        number: int,
+        result: WindowResult,
+        attribution: Attribution,
+        seen: Seen,
+        state: State,
+        now: datetime,
+    ) -> None:
+        """Remember a closed window, its counts and its result."""
+        self._connection.execute(
+            "INSERT INTO windows VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                *version,
+                number,
+                result.starts,
+                result.ends,
+                result.n,
+                result.severity,
+                result.raw_severity,
+                Jsonb(msgspec.to_builtins(result)),
+                Jsonb(msgspec.to_builtins(attribution)),
+                _bounds(seen),
+                seen.topic_id,
+                state.to_bytes(),
+                now,
+            ],
+        )
+
+    def add_performance_window(
+        self, version: Version, number: int, result: LabelledResult, seen: Seen, now: datetime
+    ) -> None:
+        """Remember a window of labelled rows and its result."""
+        self._connection.execute(
+            "INSERT INTO performance_windows VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                *version,
+                number,
+                result.starts,
+                result.ends,
+                result.n,
+                Jsonb(msgspec.to_builtins(result)),
+                _bounds(seen),
+                now,
+            ],
+        )
+
+    def unlabelled_windows(self, version: Version, since: datetime | None) -> list[Closed]:
+        """The closed windows from `since` up to the newest label, in order, each with how many labels its time has."""
+        limits = {"model": version[0], "version": version[1], "since": since}
+        labels = self._connection.execute(
+            "SELECT starts, sum(n)::bigint FROM panes WHERE model_name = %(model)s AND model_version = %(version)s "
+            "AND kind = 1 AND starts >= coalesce(%(since)s, '-infinity'::timestamptz) GROUP BY starts ORDER BY starts",
+            limits,
+        ).fetchall()
+        windows = self._connection.execute(
+            "SELECT number, starts, ends, n FROM windows WHERE model_name = %(model)s AND model_version = %(version)s "
+            "AND starts >= coalesce(%(since)s, '-infinity'::timestamptz) AND starts <= %(newest)s ORDER BY starts",
+            limits | {"newest": labels[-1][0] if labels else None},
+        ).fetchall()
+        return with_labels(windows, labels)
+
+    def last_window(self, version: Version) -> WindowResult | None:
+        """The last closed window's result."""
+        row = self._connection.execute(
+            "SELECT result FROM windows WHERE model_name = %s AND model_version = %s ORDER BY number DESC LIMIT 1",
+            version,
+        ).fetchone()
+        return msgspec.convert(row[0], WindowResult) if row else None
+
+    def last_performance(self, version: Version) -> LabelledResult | None:
+        """The last window of labelled rows."""
+        row = self._connection.execute(
+            "SELECT result FROM performance_windows WHERE model_name = %s AND model_version = %s "
+            "ORDER BY number DESC LIMIT 1",
+            version,
+        ).fetchone()
+        return msgspec.convert(row[0], LabelledResult) if row else None
+
+    def windows_between(self, version: Version, since: datetime | None, until: datetime | None) -> list[StoredWindow]:
+        """The closed windows that overlap [since, until), in order; None: without that limit."""
+        rows = self._connection.execute(
+            "SELECT number, starts, ends, n, result, offsets, topic_id, state, evaluated_at FROM windows "
+            "WHERE model_name = %s AND model_version = %s AND ends > coalesce(%s, '-infinity'::timestamptz) "
+            "AND starts < coalesce(%s, 'infinity'::timestamptz) ORDER BY number",
+            [*version, since, until],
+        ).fetchall()
+        return [
+            StoredWindow(
+                number, starts, ends, n, msgspec.convert(result, WindowResult),
+                Seen(topic_id, {int(partition): (low, high) for partition, (low, high) in offsets.items()}),
+                bytes(state), evaluated_at,
+            )
+            for number, starts, ends, n, result, offsets, topic_id, state, evaluated_at in rows
+        ]  # fmt: skip
+
+    def forget_windows(self, version: Version, before: datetime) -> None:
+        """Delete windows that ended before."""
+        self._connection.execute(_FORGET_WINDOWS, [*version, before])
+        self._connection.execute(_FORGET_PERFORMANCE, [*version, before])
+
     # --- reading for people
 
-    def evaluations(self, model: str) -> list[dict[str, Any]]:
-        """Every version's evaluation, newest first, with what was counted."""
+    def versions(self, model: str) -> list[dict[str, Any]]:
+        """Every version of a model, newest first: its reference, and how many of its predictions are parked.
+
+        One that is parked for, and whose profile is not known yet, has no reference.
+        """
         return self._rows(
-            "SELECT e.model_version, e.verdict, e.windows, e.superseded, e.tiled_until, "
-            "v.profile->>'origin' AS reference_origin, (v.profile->>'rows')::int AS reference_rows, "
-            "(SELECT coalesce(sum(n), 0)::bigint FROM panes p WHERE p.model_name = e.model_name "
-            " AND p.model_version = e.model_version) AS counted, "
-            "(SELECT coalesce(sum(n), 0)::bigint FROM late l WHERE l.model_name = e.model_name "
-            " AND l.model_version = e.model_version) AS late, "
-            "(SELECT count(*) FROM parked k WHERE k.model_name = e.model_name "
-            " AND k.model_version = e.model_version) AS parked "
-            "FROM evaluations e LEFT JOIN versions v USING (model_name, model_version) "
-            "WHERE e.model_name = %s ORDER BY e.model_version DESC",
+            "SELECT model_version, v.profile->>'origin' AS reference_origin, "
+            "(v.profile->>'rows')::int AS reference_rows, coalesce(k.parked, 0) AS parked "
+            "FROM (SELECT * FROM versions WHERE model_name = %s) v FULL JOIN (SELECT model_version, count(*) AS parked "
+            "FROM parked WHERE model_name = %s AND kind = 0 GROUP BY model_version) k USING (model_version) "
+            "ORDER BY model_version DESC",
+            model,
             model,
         )
 
-    def windows(self, model: str, version: int, limit: int) -> list[dict[str, Any]]:
-        """A version's last windows, newest first."""
-        return self._rows(
-            "SELECT number, evaluated_at, result FROM windows WHERE model_name = %s AND model_version = %s "
-            "ORDER BY number DESC LIMIT %s",
-            model,
-            version,
-            limit,
-        )
+    def windows(
+        self, version: Version, limit: int, since: datetime | None = None, until: datetime | None = None
+    ) -> list[dict[str, Any]]:
+        """A version's windows that overlap [since, until), newest first."""
+        return self._rows(_WINDOWS, *version, since, until, limit)
 
-    def label_counts(self, model: str, version: int) -> Counts:
-        """All label counts of a version, merged."""
-        rows = self._connection.execute(
-            "SELECT counts FROM label_panes WHERE model_name = %s AND model_version = %s", [model, version]
-        ).fetchall()
-        return merged(decode_counts(data, SIZE) for (data,) in rows)
+    def performance_windows(
+        self, version: Version, limit: int, since: datetime | None = None, until: datetime | None = None
+    ) -> list[dict[str, Any]]:
+        """A version's windows of labelled rows that overlap [since, until), newest first."""
+        return self._rows(_PERFORMANCE_WINDOWS, *version, since, until, limit)
 
     def _rows(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         with self._connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query.encode(), arguments).fetchall()
+
+    # --- leases
+
+    def take_lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Take a lease that nobody holds, or prolong one's own. Time is the database's: replicas' clocks may differ."""
+        taken = self._connection.execute(
+            "INSERT INTO leases AS l "
+            "VALUES (%(name)s, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s)) "
+            "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until "
+            "WHERE l.holder = excluded.holder OR l.until < clock_timestamp()",
+            {"name": name, "holder": holder, "seconds": seconds},
+        )
+        return taken.rowcount == 1
+
+    def give_lease_back(self, name: str, holder: str) -> None:
+        """Let another one take it at once."""
+        self._connection.execute("DELETE FROM leases WHERE name = %s AND holder = %s", [name, holder])
+
+
+def _bounds(seen: Seen) -> Jsonb:
+    return Jsonb({str(partition): list(bounds) for partition, bounds in sorted(seen.bounds.items())})
+
+
+def _evaluation(row: Iterable[Any]) -> Evaluation:
+    tiled, alarms, verdict, windows, judged, labelled, performance, opened_by, attribution, superseded = row
+    return Evaluation(
+        tiled_until=tiled,
+        alarms=msgspec.convert(alarms, Alarms),
+        verdict=verdict,
+        windows=windows,
+        judged=judged,
+        labelled_until=labelled,
+        performance_windows=performance,
+        opened_by=opened_by,
+        attribution=None if attribution is None else msgspec.convert(attribution, Attribution),
+        superseded=superseded,
+    )

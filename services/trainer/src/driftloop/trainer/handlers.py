@@ -13,19 +13,29 @@ logger = logging.getLogger(__name__)
 def on_drift(store: Store, clock: Clock, event_id: str, event: DriftDetected) -> None:
     """A CRITICAL alarm of the champion asks for a retraining; a champion that is GOOD again takes its request back.
 
-    Alarms of older versions are history: the replicas that still serve them are about to swap.
+    Bad data take it back too: a unit error must not teach the model. The monitor alarms again when the data are well
+    and the drift remains. Alarms of older versions are history: the replicas that still serve them are about to swap.
     """
     model = store.lock_model(event.model_name, clock())
     if event.model_version != model.champion:
         return
-    if event.change == "opened" and event.severity == "CRITICAL":
+    if event.retraining_blocked:
+        _withdraw(store, clock, event.model_name, f"nothing is learnt from bad data: {event.explanation}")
+    elif event.change == "opened" and event.severity == "CRITICAL":
         since = event.changed_since or event.window_start
         if store.open_request(event_id, event.model_name, event.model_version, since, clock()):
             logger.info("a retraining was requested", extra={"model": event.model_name, "version": event.model_version})
+        else:
+            # What was proven by labels first is known of the inputs later: from when on all rows are new.
+            store.move_request(event.model_name, since)
     elif event.verdict == "GOOD":
-        waiting = store.waiting_request(event.model_name, lock=True)
-        if waiting is not None:
-            store.close_request(waiting.id, "withdrawn", "the population is as it was: the alarm was cleared", clock())
+        _withdraw(store, clock, event.model_name, "the population is as it was: the alarm was cleared")
+
+
+def _withdraw(store: Store, clock: Clock, model: str, reason: str) -> None:
+    waiting = store.waiting_request(model, lock=True)
+    if waiting is not None:
+        store.close_request(waiting.id, "withdrawn", reason, clock())
 
 
 def on_status(store: Store, events: Sequence[ModelStatus]) -> None:

@@ -155,6 +155,7 @@ class RetrainingWorker:
             divide(data.labeled.labeled(), contract.gates.gate_labels),
             data.reference,
             champion.model,
+            since=np.datetime64(_naive(request.changed_since)),
             version=version,
             created=self._clock(),
             reason=f"CRITICAL drift of version {request.model_version}",

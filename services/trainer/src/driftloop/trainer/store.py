@@ -121,6 +121,14 @@ class Store:
         )
         return opened.rowcount == 1
 
+    def move_request(self, model: str, changed_since: datetime) -> None:
+        """Let the model's waiting request count only rows from a later instant on; an earlier one changes nothing."""
+        self._connection.execute(
+            "UPDATE requests SET changed_since = greatest(changed_since, %s) "
+            "WHERE model_name = %s AND state = 'waiting'",
+            [changed_since, model],
+        )
+
     def waiting_request(self, model: str, *, lock: bool = False) -> Request | None:
         """The model's request that waits, if there is one."""
         row = self._connection.execute(

@@ -26,6 +26,29 @@ class FeatureAlarm(msgspec.Struct, frozen=True, kw_only=True):
     second_critical: datetime | None = None
 
 
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """The alarm of a signal with a strict test of its own: it opens at once, and falls after calm windows.
+
+    `since` is the start of the window that opened it.
+    """
+
+    severity: int = Severity.GOOD
+    calm_run: int = 0
+    since: datetime | None = None
+
+
+def raise_or_clear(signal: Signal, raw: Severity, window_start: datetime, calm_windows: int) -> Signal:
+    """The signal after one more window: it rises at once, and falls to the last one's after `calm_windows` below it."""
+    if raw > signal.severity:
+        return Signal(severity=int(raw), since=signal.since or window_start)
+    if raw == signal.severity:
+        return Signal(severity=signal.severity, since=signal.since)
+    calm = signal.calm_run + 1
+    if calm < calm_windows:
+        return Signal(severity=signal.severity, calm_run=calm, since=signal.since)
+    return Signal(severity=int(raw), since=signal.since if raw else None)
+
+
 def step(alarm: FeatureAlarm, drift: Drift, raw: Severity, large: bool, window_start: datetime) -> FeatureAlarm:
     """The alarm after one more window of raw severity `raw`; `large` says that its shift is sizeable.
 

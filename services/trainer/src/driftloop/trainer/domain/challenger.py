@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftloop.common.contract import Contract
-from driftloop.common.profile import ReferenceProfile
+from driftloop.common.profile import ReferenceProfile, scored_rows
 from driftloop.trainer.domain import card, export, gate
 from driftloop.trainer.domain.dataset import Division, TrainingSet, training_set
 from driftloop.trainer.domain.metrics import Metrics, evaluate
@@ -67,7 +67,15 @@ def first_version(contract: Contract, baseline: BaselineData, version: int, crea
     described = card.model_card(
         contract, version, created, "first version, trained on the baseline", card.training_data(data), metrics
     )
-    profile = reference_profile(contract, version, "training", baseline.values, scores)
+    profile = reference_profile(
+        contract,
+        version,
+        "training",
+        baseline.values,
+        scores,
+        calibration=scored_rows(scores[baseline.split.train], data.labels),
+        heldout=scored_rows(scores[held], baseline.labels[held]),
+    )
     return Challenger(model, described, profile, inputs, answers)
 
 
@@ -78,11 +86,15 @@ def challenge(
     reference: ReferenceRows,
     champion: bytes,
     *,
+    since: np.datetime64,
     version: int,
     created: datetime,
     reason: str,
 ) -> Challenger:
-    """Train on the baseline and the older labelled rows; compare with the champion on rows that neither has seen."""
+    """Train on the baseline and the older labelled rows; compare with the champion on rows that neither has seen.
+
+    Rows predicted at or after `since` are of the new population: what the scores mean is learnt from these alone.
+    """
     data = training_set(baseline.values, baseline.labels, baseline.split, division.train)
     model, inputs, answers = _fit(contract, data)
     decision = _judge(contract, baseline, division, champion, model)
@@ -96,13 +108,7 @@ def challenge(
         _metrics(contract, baseline, division, champion, model),
         decision,
     )
-    if contract.reference == "recent":
-        scores = _unseen_scores(contract, data, division, model, reference)
-        profile = reference_profile(contract, version, "recent", reference.values, scores)
-    else:
-        profile = reference_profile(
-            contract, version, "training", data.values, out_of_fold_scores(contract, data.features, data.labels)
-        )
+    profile = _profile(contract, version, data, division, since, reference, model)
     return Challenger(model, described, profile, inputs, answers)
 
 
@@ -150,17 +156,38 @@ def _metrics(
     return found
 
 
-def _unseen_scores(
-    contract: Contract, data: TrainingSet, division: Division, model: bytes, reference: ReferenceRows
-) -> NDArray[np.float64]:
-    """The challenger's scores [n] of the reference rows; what it learnt from is scored by others that did not."""
-    scores = export.score(model, reference.values.astype(np.float32))
-    trained = {identity: data.baseline_rows + index for index, identity in enumerate(division.train.ids.tolist())}
-    places = [(place, trained[one]) for place, one in enumerate(reference.ids.tolist()) if one in trained]
-    if places:
-        out_of_fold = out_of_fold_scores(contract, data.features, data.labels)
-        scores[[place for place, _ in places]] = out_of_fold[[row for _, row in places]]
-    return scores
+def _profile(
+    contract: Contract,
+    version: int,
+    data: TrainingSet,
+    division: Division,
+    since: np.datetime64,
+    reference: ReferenceRows,
+    model: bytes,
+) -> ReferenceProfile:
+    """A challenger's reference; every score in it is of a row that its model, or the fold's, has not seen."""
+    out_of_fold = out_of_fold_scores(contract, data.features, data.labels)
+    production, labels = out_of_fold[data.baseline_rows :], division.train.labels
+    gate_scores = export.score(model, division.gate.values.astype(np.float32))
+    if contract.reference == "training":
+        values, scores = data.values, out_of_fold
+    else:
+        values, scores = reference.values, export.score(model, reference.values.astype(np.float32))
+        trained = dict(zip(division.train.ids.tolist(), production.tolist(), strict=True))
+        scores = np.array([trained.get(one, score) for one, score in zip(reference.ids.tolist(), scores, strict=True)])
+    # Under an older law a score meant something else: mixed in, it would be concept drift at the first window.
+    new = division.train.times >= since
+    return reference_profile(
+        contract,
+        version,
+        contract.reference,
+        values,
+        scores,
+        calibration=scored_rows(
+            np.concatenate((production[new], gate_scores)), np.concatenate((labels[new], division.gate.labels))
+        ),
+        heldout=scored_rows(gate_scores, division.gate.labels),
+    )
 
 
 def _instant(time: np.datetime64) -> datetime:

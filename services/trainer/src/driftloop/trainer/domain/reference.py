@@ -11,6 +11,7 @@ from driftloop.common.profile import (
     FeatureReference,
     NumericReference,
     ReferenceProfile,
+    ScoredRows,
     categorical_reference,
     numeric_reference,
 )
@@ -22,11 +23,15 @@ def reference_profile(
     origin: Literal["training", "recent"],
     values: NDArray[np.float64],
     scores: NDArray[np.float64],
+    *,
+    calibration: ScoredRows | None = None,
+    heldout: ScoredRows | None = None,
 ) -> ReferenceProfile:
     """Count `values` [n, d] (exact, as `RowValidator.values` gives them) and the model's canonical `scores` [n].
 
-    The scores must come from a model that has not seen the row (`training.out_of_fold_scores`). Raises ValueError where
-    there are no rows or the two differ in length.
+    The scores, those of `calibration` too, must come from a model that has not seen the row
+    (`training.out_of_fold_scores`); `heldout` are rows that this version's training never touched. Raises ValueError
+    where there are no rows or the two differ in length.
     """
     if len(values) == 0 or len(values) != len(scores):
         raise ValueError(
@@ -40,6 +45,8 @@ def reference_profile(
         rows=len(values),
         features=tuple(_feature(feature, column) for feature, column in zip(contract.features, values.T, strict=True)),
         scores=_numbers("score", scores),
+        calibration=calibration,
+        heldout=heldout,
     )
 
 

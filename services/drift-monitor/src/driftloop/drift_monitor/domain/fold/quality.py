@@ -1,0 +1,92 @@
+"""Data quality: how many values were missing, invalid, out of range, unseen, or foreign to the reference."""
+
+import numpy as np
+
+from driftloop.common.contract import Feature
+from driftloop.common.profile import CategoricalReference, FeatureReference
+from driftloop.common.statistics.cells import Counts, quantiles
+from driftloop.drift_monitor.domain.fold.base import Accumulator, framed, numbers
+from driftloop.drift_monitor.domain.fold.rows import PredictionRows
+
+ROWS, MISSING, INVALID, OUT_OF_RANGE, UNSEEN, FOREIGN, OUTLYING = range(7)
+NAMES = ("rows", "missing", "invalid", "out_of_range", "unseen", "foreign", "outlying")
+# One wild value of the reference must not hide a changed unit: its outermost hundredths say nothing of where it lies.
+_TAILS = (0.01, 0.99)
+
+
+class QualityCounts(Accumulator[PredictionRows]):
+    """Seven counts of one feature, by `NAMES`.
+
+    *Invalid* is a value of the wrong kind; *missing* counts only rows without any. *Out of range* is outside the
+    contract's limits, *unseen* a category that the contract does not list, *foreign* a number below or above everything
+    that the reference has, *outlying* one outside the middle 98 % of it.
+    """
+
+    size = len(NAMES)
+
+    def __init__(self, feature: Feature, reference: FeatureReference) -> None:
+        self.feature = feature.name
+        self.name = f"quality:{feature.name}"
+        self._feature = feature
+        self._categories = frozenset(feature.categories)
+        self._support = support(reference)
+        self._middle = middle(reference)
+
+    @property
+    def meaning(self) -> bytes:
+        """The limits, the reference's support, the categories."""
+        categories = b"".join(framed(category.encode()) for category in sorted(self._categories))
+        return numbers((self._feature.minimum, self._feature.maximum, *self._support, *self._middle)) + categories
+
+    def add(self, counts: Counts, rows: PredictionRows) -> None:
+        """Count each row's faults."""
+        column = rows.columns[self.feature]
+        invalid = 0 if column.invalid is None else int(column.invalid.sum())
+        counts[ROWS] += len(rows)
+        counts[INVALID] += invalid
+        if self._feature.type == "category":
+            values = column.values.tolist()
+            counts[MISSING] += sum(value is None for value in values) - invalid
+            counts[UNSEEN] += sum(value is not None and value not in self._categories for value in values)
+            return
+        values = column.values
+        counts[MISSING] += int(np.isnan(values).sum()) - invalid
+        counts[OUT_OF_RANGE] += _outside(values, self._feature.minimum, self._feature.maximum)
+        counts[FOREIGN] += _outside(values, *self._support)
+        counts[OUTLYING] += _outside(values, *self._middle)
+
+
+def support(reference: FeatureReference) -> tuple[float | None, float | None]:
+    """The least and the greatest value of a number's reference; None where it has none."""
+    if isinstance(reference, CategoricalReference) or not reference.values:
+        return None, None
+    return reference.values[0], reference.values[-1]
+
+
+def middle(reference: FeatureReference) -> tuple[float | None, float | None]:
+    """The 1 % and 99 % quantiles of a number's reference; None where it has none."""
+    if isinstance(reference, CategoricalReference) or not reference.values:
+        return None, None
+    values, counts = np.array(reference.values, dtype=np.float64), np.array(reference.counts, dtype=np.int64)
+    low, high = (float(quantiles(values, counts, np.array([level]))[0]) for level in _TAILS)
+    return low, high
+
+
+def of_reference(feature: Feature, reference: FeatureReference) -> Counts:
+    """The first four of these counts, of the reference itself [7]."""
+    counts = np.zeros(len(NAMES), dtype=np.int64)
+    counts[ROWS] = sum(reference.counts) + reference.missing
+    counts[MISSING] = reference.missing
+    if not isinstance(reference, CategoricalReference):
+        weights = np.array(reference.counts, dtype=np.int64)
+        values = np.array(reference.values, dtype=np.float64)
+        low = -np.inf if feature.minimum is None else feature.minimum
+        high = np.inf if feature.maximum is None else feature.maximum
+        counts[OUT_OF_RANGE] = int(weights[(values < low) | (values > high)].sum())
+    return counts
+
+
+def _outside(values: np.ndarray, low: float | None, high: float | None) -> int:
+    """How many values are below `low` or above `high`; NaN is neither."""
+    below = 0 if low is None else int((values < low).sum())
+    return below + (0 if high is None else int((values > high).sum()))

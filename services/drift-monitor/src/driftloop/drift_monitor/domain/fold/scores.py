@@ -1,0 +1,97 @@
+"""Scores: the histogram that the estimate is made from, and the calibrated sums themselves."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftloop.common.statistics.cells import Counts
+from driftloop.drift_monitor.domain.calibration import Calibrator
+from driftloop.drift_monitor.domain.fold.base import Accumulator, numbers
+from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
+
+BINS = 1000
+SCALE = 10**6
+
+
+def score_bins(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of each canonical score (six decimals): BINS equal ones, the last closed on both sides."""
+    return np.minimum(scaled(scores) * BINS // SCALE, BINS - 1)
+
+
+def scaled(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Scores in units of 10⁻⁶, exact because they are canonical."""
+    return np.rint(scores * SCALE).astype(np.int64)
+
+
+class ScoreHistogram(Accumulator[PredictionRows]):
+    """How many predictions had each answer and score: counts [2 · BINS], first those that said 0."""
+
+    name = "scores"
+    size = 2 * BINS
+
+    @property
+    def meaning(self) -> bytes:
+        """The number of bins."""
+        return numbers((BINS,))
+
+    def add(self, counts: Counts, rows: PredictionRows) -> None:
+        """Count each row's answer and bin."""
+        place = rows.predictions.astype(np.int64) * BINS + score_bins(rows.scores)
+        counts += np.bincount(place, minlength=self.size)
+
+
+class CalibratedSums(Accumulator[PredictionRows]):
+    """For each answer (0, 1): rows, Σp̂ and Σp̂(1 − p̂), the latter two in units of 10⁻⁶; counts [6].
+
+    p̂ is the calibrated probability of label 1. Integers, so that sums are the same in whatever order they were made.
+    """
+
+    name = "calibrated"
+    size = 6
+
+    def __init__(self, calibrator: Calibrator) -> None:
+        self._calibrator = calibrator
+
+    @property
+    def meaning(self) -> bytes:
+        """The calibrator's curve."""
+        return self._calibrator.meaning
+
+    def add(self, counts: Counts, rows: PredictionRows) -> None:
+        """Add each row's calibrated probability."""
+        add_calibrated(counts, self._calibrator, rows.scores, rows.predictions, None)
+
+
+class LabelledCalibratedSums(Accumulator[LabelRows]):
+    """`CalibratedSums` of the labelled rows alone: what was estimated for the rows whose truth is known."""
+
+    name = "calibrated"
+    size = 6
+
+    def __init__(self, calibrator: Calibrator) -> None:
+        self._calibrator = calibrator
+
+    @property
+    def meaning(self) -> bytes:
+        """The calibrator's curve."""
+        return self._calibrator.meaning
+
+    def add(self, counts: Counts, rows: LabelRows) -> None:
+        """Add each change; the sum over an amendment's two is nothing."""
+        add_calibrated(counts, self._calibrator, rows.scores, rows.predictions, rows.signs)
+
+
+def add_calibrated(
+    counts: Counts,
+    calibrator: Calibrator,
+    scores: NDArray[np.float64],
+    predictions: NDArray[np.bool_],
+    signs: NDArray[np.int64] | None,
+) -> None:
+    """Add rows, Σp̂ and Σp̂(1 − p̂) by answer to `counts` [6]."""
+    calibrated = calibrator(scores)
+    units = np.ones(len(scores), dtype=np.int64) if signs is None else signs
+    columns = (units, units * scaled(calibrated), units * scaled(calibrated * (1 - calibrated)))
+    for answer in (0, 1):
+        chosen = predictions == bool(answer)
+        for place, column in enumerate(columns):
+            counts[3 * answer + place] += int(column[chosen].sum())

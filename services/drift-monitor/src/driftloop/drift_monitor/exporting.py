@@ -1,0 +1,108 @@
+"""The verdict's gauges: only the replica that evaluates shows them, and it takes them down when it stops."""
+
+import math
+from datetime import datetime
+
+import msgspec
+from prometheus_client import Gauge
+
+from driftloop.common import metrics
+from driftloop.drift_monitor.domain.evaluation import CONCEPT, DECLINE, QUALITY, FeatureResult, Watch, WindowResult
+from driftloop.drift_monitor.domain.labelled import LabelledResult
+from driftloop.drift_monitor.domain.severity import Severity
+from driftloop.drift_monitor.pane_store import Version
+from driftloop.drift_monitor.store import Evaluation, Store
+
+FIGURES = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier", "log_loss", "calibration_error")
+GAUGES: tuple[Gauge, ...] = (
+    metrics.DRIFT_VERDICT,
+    metrics.FEATURE_SEVERITY,
+    metrics.FEATURE_D,
+    metrics.FEATURE_P,
+    metrics.FEATURE_PSI,
+    metrics.FEATURE_PSI_CRITICAL,
+    metrics.FEATURE_ROWS,
+    metrics.FEATURE_MISSING,
+    metrics.SIGNAL_SEVERITY,
+    metrics.WINDOW_ROWS,
+    metrics.WATERMARK_LAG,
+    metrics.LATE_PREDICTIONS,
+    metrics.ESTIMATED_PERFORMANCE,
+    metrics.REALISED_PERFORMANCE,
+    metrics.LABEL_COVERAGE,
+    metrics.INTERVAL_COVERAGE,
+    metrics.CONCEPT_STATISTIC,
+)
+
+
+class Exporter:
+    """Shows what was last judged."""
+
+    def export(
+        self,
+        store: Store,
+        watch: Watch,
+        version: Version,
+        evaluation: Evaluation,
+        watermark: datetime | None,
+        now: datetime,
+    ) -> None:
+        """Set every gauge of one version from what is stored."""
+        labels = (version[0], str(version[1]))
+        metrics.DRIFT_VERDICT.labels(*labels).set(Severity[evaluation.verdict])
+        for name in (QUALITY, CONCEPT, DECLINE):
+            metrics.SIGNAL_SEVERITY.labels(*labels, name).set(evaluation.alarms.signal(name).severity)
+        metrics.LATE_PREDICTIONS.labels(*labels).set(store.late(version, evaluation))
+        if watermark is not None:
+            metrics.WATERMARK_LAG.labels(version[0]).set((now - watermark).total_seconds())
+        window = store.last_window(version)
+        if window is not None:
+            _window(labels, window)
+        performance = store.last_performance(version)
+        if performance is not None:
+            _performance(labels, performance)
+
+    def parked(self, records: int) -> None:
+        """Show how many records wait for a profile."""
+        metrics.PARKED_PREDICTIONS.set(records)
+
+    def clear(self) -> None:
+        """Take all down: another replica shows them, or nobody knows them now."""
+        for gauge in GAUGES:
+            gauge.clear()
+        # A gauge without labels cannot be taken down.
+        metrics.PARKED_PREDICTIONS.set(math.nan)
+
+
+def _window(labels: tuple[str, str], window: WindowResult) -> None:
+    metrics.WINDOW_ROWS.labels(*labels).set(window.n)
+    for one in (*window.features, msgspec.structs.replace(window.score, name="(score)")):
+        _feature(labels, one)
+    if window.estimated is not None:
+        for name in ("accuracy", "precision", "recall", "f1", "roc_auc", "brier", "accuracy_low", "accuracy_high"):
+            value = getattr(window.estimated, name)
+            if value is not None:
+                metrics.ESTIMATED_PERFORMANCE.labels(*labels, name).set(value)
+
+
+def _feature(labels: tuple[str, str], one: FeatureResult) -> None:
+    metrics.FEATURE_SEVERITY.labels(*labels, one.name).set(Severity[one.severity])
+    metrics.FEATURE_D.labels(*labels, one.name).set(one.statistic)
+    metrics.FEATURE_P.labels(*labels, one.name).set(one.p)
+    metrics.FEATURE_PSI.labels(*labels, one.name).set(one.psi)
+    if one.psi_critical is not None:
+        metrics.FEATURE_PSI_CRITICAL.labels(*labels, one.name).set(one.psi_critical)
+    metrics.FEATURE_ROWS.labels(*labels, one.name).set(one.n)
+    metrics.FEATURE_MISSING.labels(*labels, one.name).set(one.missing)
+
+
+def _performance(labels: tuple[str, str], found: LabelledResult) -> None:
+    metrics.LABEL_COVERAGE.labels(*labels).set(found.coverage)
+    for name in FIGURES:
+        value = getattr(found.realised, name)
+        if value is not None:
+            metrics.REALISED_PERFORMANCE.labels(*labels, name).set(value)
+    if found.concept is not None:
+        metrics.CONCEPT_STATISTIC.labels(*labels).set(found.concept.statistic)
+    if found.sets is not None:
+        metrics.INTERVAL_COVERAGE.labels(*labels).set(found.sets.coverage)

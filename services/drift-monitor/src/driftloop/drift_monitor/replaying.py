@@ -1,0 +1,326 @@
+"""Closed windows computed anew from the topic: the records that they were closed over, folded again and compared.
+
+A window holds what its version answered in [starts, ends), each event once, of the offsets that its evaluation saw. So
+the same log gives the same counts, bit for bit, however many replicas counted it and whatever came later.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from typing import Literal
+
+import msgspec
+
+from driftloop.common.events import PredictionMade
+from driftloop.common.kafka.admin import admin_client, identities
+from driftloop.common.kafka.batches import Delivery, decode
+from driftloop.common.kafka.deadletter import HEADER_PREFIX
+from driftloop.common.kafka.reader import bounds, read_ranges
+from driftloop.common.kafka.records import Record
+from driftloop.common.topics import DLQ_SUFFIX, PREDICTIONS
+from driftloop.drift_monitor.domain.evaluation import Alarms, Watch, evaluate
+from driftloop.drift_monitor.domain.fold.base import EMPTY, State, UnreadableState
+from driftloop.drift_monitor.domain.fold.rows import prediction_rows
+from driftloop.drift_monitor.domain.panes import Window
+from driftloop.drift_monitor.domain.replay import Difference, count_difference, figure_difference, selected
+from driftloop.drift_monitor.pane_store import Version
+from driftloop.drift_monitor.store import StoredWindow
+
+CLIENT = "driftloop-drift-monitor-replay"
+FOLD_ROWS = 5_000
+# A record that waited in vain for its version's profile: its sequence number counts as seen all the same.
+EXPIRED = b"UnknownVersion"
+
+Outcome = Literal["equal", "different", "not reproducible"]
+# Records read so far, and offsets to read.
+Progress = Callable[[int, int], None]
+# Partition and offset of each dead letter → the kind of its error.
+Letters = Mapping[tuple[int, int], bytes]
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one window: `n` rows are stored of it; `reason` says why it is not reproducible."""
+
+    number: int
+    starts: datetime
+    ends: datetime
+    n: int
+    outcome: Outcome
+    reason: str = ""
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Log:
+    """Where the predictions are: the brokers, and the topic's name there."""
+
+    bootstrap_servers: str
+    topic: str
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What the topic is now: its id, and of each partition the first offset that it holds, and that after the last."""
+
+    topic_id: str
+    bounds: Mapping[int, tuple[int, int]]
+
+
+@dataclass(eq=False)
+class _Target:
+    """A window to compute anew. Counts are kept as bytes: of thousands of windows all arrays would fill the memory."""
+
+    window: StoredWindow
+    damage: str
+    hindrance: str
+    n: int = 0
+    replayed: bytes | None = None
+
+
+def replay(
+    log: Log, watch: Watch, version: Version, windows: Iterable[StoredWindow], progress: Progress
+) -> list[Replayed]:
+    """Compute a version's windows, ascending and in one run, anew from the log, and compare each with what is stored.
+
+    Raises TopicsError where the topic or that of its dead letters does not exist, KafkaException or TimeoutError where
+    the brokers do not answer.
+    """
+    extent = _extent(log)
+    targets = [_target(one, watch, extent) for one in windows]
+    wanted = [one for one in targets if not one.hindrance and not one.damage]
+    if wanted:
+        _refold(log, watch, version, wanted, progress)
+        # What was deleted while it was read.
+        extent = _extent(log)
+    return list(_compare(watch, targets, extent))
+
+
+# --- what can be reproduced
+
+
+def _extent(log: Log) -> Extent:
+    names = (log.topic, log.topic + DLQ_SUFFIX)
+    topics = identities(admin_client(log.bootstrap_servers, CLIENT), names)
+    return Extent(topics[log.topic].topic_id, bounds(log.bootstrap_servers, CLIENT, log.topic))
+
+
+def _target(window: StoredWindow, watch: Watch, extent: Extent) -> _Target:
+    """The window with what is wrong with its stored counts, and why it cannot be computed anew."""
+    try:
+        frames = State.from_bytes(window.counts).frames
+    except UnreadableState as error:
+        return _Target(window, str(error), "")
+    unknown = [frame.name for frame in frames if frame not in watch.predictions.frames]
+    if unknown:
+        reason = f"another contract or release gave {', '.join(unknown)} another meaning: replay with that one"
+        return _Target(window, "", reason)
+    return _Target(window, "", _loss(window, extent))
+
+
+def _loss(window: StoredWindow, extent: Extent) -> str:
+    """What the log does not hold of a window; empty where it holds all."""
+    seen = window.seen
+    if not seen.bounds:
+        return "no offsets are stored with it"
+    if seen.topic_id != extent.topic_id:
+        return f"the topic was made anew: its id was {seen.topic_id or 'not stored'}, it is {extent.topic_id}"
+    for partition, (first, end) in sorted(seen.bounds.items()):
+        if partition not in extent.bounds:
+            return f"partition {partition} holds nothing any more, the window begins there at offset {first}"
+        low, high = extent.bounds[partition]
+        if low > first:
+            return f"partition {partition} begins at offset {low} by now, the window at {first}: beyond retention"
+        if high < end:
+            return f"partition {partition} ends at offset {high}, the window at {end}: the log was cut"
+    return ""
+
+
+# --- reading and folding
+
+
+def _refold(log: Log, watch: Watch, version: Version, targets: Sequence[_Target], progress: Progress) -> None:
+    """Read each partition once, for all windows together."""
+    letters = _dead_letters(log)
+    ranges: dict[int, tuple[int, int]] = {}
+    for one in targets:
+        for partition, (first, end) in one.window.seen.bounds.items():
+            low, high = ranges.get(partition, (first, end))
+            ranges[partition] = min(low, first), max(high, end)
+    total = sum(end - first for first, end in ranges.values())
+    refold = _Refold(watch, version, targets)
+    counted = _counted(read_ranges(log.bootstrap_servers, CLIENT, log.topic, ranges), letters, progress, total)
+    for record, event in counted:
+        refold.take(record, event)
+    refold.finish()
+
+
+def _dead_letters(log: Log) -> Letters:
+    """The places of the records that were not counted because nobody could."""
+    topic = log.topic + DLQ_SUFFIX
+    found = {}
+    batches = read_ranges(log.bootstrap_servers, CLIENT, topic, bounds(log.bootstrap_servers, CLIENT, topic))
+    for record in chain.from_iterable(batches):
+        why = {
+            name.removeprefix(HEADER_PREFIX): value
+            for name, value in record.headers.items()
+            if name.startswith(HEADER_PREFIX)
+        }
+        place = why.get("partition", b""), why.get("offset", b"")
+        if why.get("topic") == log.topic.encode() and place[0].isdigit() and place[1].isdigit():
+            found[int(place[0]), int(place[1])] = why.get("exception.class.name", b"")
+    return found
+
+
+def _counted(
+    batches: Iterable[list[Record]], letters: Letters, progress: Progress, total: int
+) -> Iterator[tuple[Record, PredictionMade]]:
+    """The records that had an effect, as the consumer decides it: no dead letter, and of duplicates the first."""
+    seen = Sequences()
+    read = 0
+    for batch in batches:
+        read += len(batch)
+        progress(read, total)
+        for item in decode(batch, PREDICTIONS):
+            if not isinstance(item, Delivery):
+                continue
+            record, envelope = item.record, item.envelope
+            letter = letters.get((record.partition, record.offset))
+            if letter is not None and letter != EXPIRED:
+                continue
+            sequence = envelope.sequence
+            first = sequence is None or seen.add(record.partition, envelope.source, sequence)
+            if first and letter is None and isinstance(item.event, PredictionMade):
+                yield record, item.event
+
+
+class Sequences:
+    """Which numbers of each source and partition have come: as intervals, for they are dense."""
+
+    def __init__(self) -> None:
+        self._edges: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+
+    def add(self, partition: int, source: str, number: int) -> bool:
+        """Whether a number comes for the first time."""
+        # The intervals [low, high) of a source one after the other; after an odd number of edges one is inside.
+        edges = self._edges[partition, source]
+        place = bisect_right(edges, number)
+        if place % 2:
+            return False
+        after_one = place > 0 and edges[place - 1] == number
+        before_one = place < len(edges) and edges[place] == number + 1
+        edges[place - after_one : place + before_one] = [
+            *([] if after_one else [number]),
+            *([] if before_one else [number + 1]),
+        ]
+        return True
+
+
+class _Refold:
+    """Counts events into the windows that held them. Only what was counted last is kept as arrays."""
+
+    def __init__(self, watch: Watch, version: Version, targets: Sequence[_Target]) -> None:
+        self._watch = watch
+        self._version = version
+        self._targets = targets
+        self._starts = [one.window.starts for one in targets]
+        self._waiting: defaultdict[int, list[PredictionMade]] = defaultdict(list)
+        self._rows = 0
+        self._open: dict[int, State] = {}
+
+    def take(self, record: Record, event: PredictionMade) -> None:
+        """Count an event, if one of the windows held it."""
+        if (event.model_name, event.model_version) != self._version or event.variant == "shadow":
+            return
+        place = bisect_right(self._starts, event.predicted_at) - 1
+        if place < 0:
+            return
+        window = self._targets[place].window
+        first, end = window.seen.bounds.get(record.partition, (0, 0))
+        if event.predicted_at >= window.ends or not first <= record.offset < end:
+            return
+        self._waiting[place].append(event)
+        self._rows += 1
+        if self._rows >= FOLD_ROWS:
+            self._fold()
+
+    def finish(self) -> None:
+        """Put what was counted into the windows."""
+        self._fold()
+        self._close(list(self._open))
+
+    def _fold(self) -> None:
+        for place, events in self._waiting.items():
+            target = self._targets[place]
+            added = self._watch.predictions.add(prediction_rows(self._watch.contract, events))
+            before = self._open.get(place)
+            if before is None and target.replayed is not None:
+                before = State.from_bytes(target.replayed)
+            self._open[place] = added if before is None else before.merge(added)
+            target.n += len(events)
+        self._close([place for place in self._open if place not in self._waiting])
+        self._waiting.clear()
+        self._rows = 0
+
+    def _close(self, places: Sequence[int]) -> None:
+        for place in places:
+            self._targets[place].replayed = self._open.pop(place).to_bytes()
+
+
+# --- comparing
+
+
+def _compare(watch: Watch, targets: Sequence[_Target], extent: Extent) -> Iterator[Replayed]:
+    """Each window's outcome. Alarms depend on all windows before: they are compared where the first one is there."""
+    alarms = Alarms() if targets and targets[0].window.number == 1 else None
+    for target in targets:
+        window = target.window
+        found = Replayed(number=window.number, starts=window.starts, ends=window.ends, n=window.n, outcome="equal")
+        if target.damage:
+            alarms = None
+            what = Difference(what="the stored counts", stored=target.damage, replayed=None)
+            yield msgspec.structs.replace(found, outcome="different", difference=what)
+            continue
+        if target.hindrance:
+            alarms = _past(watch, alarms, target)
+            yield msgspec.structs.replace(found, outcome="not reproducible", reason=target.hindrance)
+            continue
+        difference, alarms = _difference(watch, alarms, target)
+        if difference is None:
+            yield found
+        elif loss := _loss(window, extent):
+            yield msgspec.structs.replace(found, outcome="not reproducible", reason=loss)
+        else:
+            yield msgspec.structs.replace(found, outcome="different", difference=difference)
+
+
+def _past(watch: Watch, alarms: Alarms | None, target: _Target) -> Alarms | None:
+    """The alarms after a window of which only the stored counts are left; None where they mean something else now."""
+    state = State.from_bytes(target.window.counts)
+    if alarms is None or any(frame not in watch.predictions.frames for frame in state.frames):
+        return None
+    return evaluate(watch, alarms, _window(target.window, target.window.n, state))[1]
+
+
+def _difference(watch: Watch, alarms: Alarms | None, target: _Target) -> tuple[Difference | None, Alarms | None]:
+    """The first difference of a window from what is stored, None if there is none; and the alarms after it."""
+    window, stored = target.window, State.from_bytes(target.window.counts)
+    replayed = selected(EMPTY if target.replayed is None else State.from_bytes(target.replayed), stored)
+    if replayed.to_bytes() != target.window.counts:
+        return count_difference(stored, replayed), _past(watch, alarms, target)
+    if target.n != window.n:
+        return Difference(what="n", stored=window.n, replayed=target.n), _past(watch, alarms, target)
+    result, after = evaluate(watch, alarms or Alarms(), _window(window, target.n, replayed))
+    difference = figure_difference(window.result, result, with_alarms=alarms is not None)
+    if difference is not None and alarms is not None:
+        # A version that serves again begins with quiet alarms.
+        result, quiet = evaluate(watch, Alarms(), _window(window, target.n, replayed))
+        if figure_difference(window.result, result, with_alarms=True) is None:
+            return None, quiet
+    return difference, None if alarms is None else after
+
+
+def _window(window: StoredWindow, n: int, state: State) -> Window:
+    return Window(window.starts, window.ends, n, state, {})
