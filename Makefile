@@ -7,9 +7,10 @@ READY := $(VENV)/.ready
 SCENARIO ?= older-population
 PYTEST_ARGS ?=
 WORKERS ?= 2
+ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-integrations demo up down status clean
+.PHONY: help setup check format test test-integrations bench demo up down status clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ test: setup ## unit, contract, integration and end-to-end, on a real Kafka and a
 
 test-integrations: setup ## tests against optional tools; what is not installed is skipped with a reason
 	$(BIN)/pytest -n 0 tests/integrations $(PYTEST_ARGS)
+
+bench: setup ## measure ours beside its peers in the same run; ONLY=name runs one benchmark
+	@$(BIN)/python -m benchmarks.run $(ONLY)
 
 demo: setup ## the whole loop on real parts; SCENARIO=pima-age-split runs real rows only
 	$(BIN)/driftloop-demo run $(SCENARIO)
