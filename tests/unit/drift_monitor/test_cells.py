@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.common.profile import ReferenceProfile, categorical_reference, numeric_reference
-from driftloop.common.statistics.cells import CategoricalCells, cells_of, layout_of, quantiles
+from driftloop.common.profile import categorical_reference
+from driftloop.common.statistics.cells import CategoricalCells, cells_of, quantiles
 from tests.unit.drift_monitor.builders import numeric
 
 
@@ -70,27 +70,6 @@ def test_quantiles_are_numpys_inverted_cdf(values: list[int], bins: int) -> None
     levels = np.array([level for level in range(1, bins) if level * len(values) % bins]) / bins
     expected = np.unique(np.quantile(np.array(values, dtype=np.float64), levels, method="inverted_cdf"))
     assert quantiles(distinct, counts, levels).tolist() == expected.tolist()
-
-
-def test_a_layout_counts_every_feature_and_the_score_side_by_side() -> None:
-    profile = ReferenceProfile(
-        "loan", 1, "training", 2,
-        (numeric_reference("income", [10.0, 20.0]), categorical_reference("home", ("own", "rent"), ["own", "rent"])),
-        numeric_reference("score", [0.5]),
-    )  # fmt: skip
-    layout = layout_of(profile)
-    counts = layout.count([[10, 15.0, None], ["rent", "castle", None], [0.5, 0.5, 0.9]])
-    assert layout.part(counts, 0).tolist() == [0, 1, 1, 0, 0, 1]
-    assert layout.part(counts, 1).tolist() == [0, 1, 1, 1]
-    assert layout.part(counts, 2).tolist() == [0, 2, 1, 0]
-    assert len(counts) == layout.size == 14
-
-
-def test_columns_that_are_arrays_are_counted_as_lists_are() -> None:
-    reference = numeric_reference("x", [1.0, 2.0, 2.5])
-    layout = layout_of(ReferenceProfile("m", 1, "training", 3, (reference,), numeric_reference("score", [0.5])))
-    values, scores = [1.0, 1.5, math.nan, 9.0], [0.5, 0.5, 0.1, 0.9]
-    assert layout.count([np.array(values), np.array(scores)]).tolist() == layout.count([values, scores]).tolist()
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1.0, 0.1, 1e-6]), st.sampled_from([2, 100, 1_000]))

@@ -208,7 +208,7 @@ def test_each_meaning_goes_on_counting_for_itself() -> None:
 
 CHANGES = {
     "a value between": (mixed_watch((1, 3, 4)), {"cells:x"}),
-    "a value at the end": (mixed_watch((1, 2, 5)), {"cells:x", "quality:x"}),
+    "a value at the end": (mixed_watch((1, 2, 5)), {"cells:x", "quality:x", "scale:x"}),
     "one value more": (mixed_watch((1, 2, 3, 4)), {"cells:x"}),
     "how often a value occurred": (mixed_watch((1, 2, 2, 2, 4, None)), set()),
     "quantiles for values": (with_contract(WATCH, drift=Drift(max_distinct=2)), {"cells:x"}),

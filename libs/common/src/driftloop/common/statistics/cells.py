@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftloop.common.profile import CategoricalReference, FeatureReference, ReferenceProfile
+from driftloop.common.profile import CategoricalReference, FeatureReference
 
 Counts = NDArray[np.int64]
 MAX_DISTINCT = 1024
@@ -225,44 +225,3 @@ def quantiles(values: NDArray[np.float64], counts: Counts, levels: NDArray[np.fl
     # The level times n may miss an integer by one float: what is that near counts as reached.
     wanted = np.ceil(levels * cumulative[-1] - 1e-9)
     return np.unique(values[np.searchsorted(cumulative, np.maximum(wanted, 1), side="left")])
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """All features' cells side by side in one vector, the score's last; so that merging panes is one addition."""
-
-    cells: tuple[Cells, ...]
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """Where each feature's cells begin; the last entry is the whole size."""
-        return np.concatenate(([0], np.cumsum([cells.size for cells in self.cells]))).astype(np.int64)
-
-    @property
-    def size(self) -> int:
-        """The length of a count vector."""
-        return int(self.offsets[-1])
-
-    def part(self, counts: Counts, feature: int) -> Counts:
-        """One feature's counts out of a whole vector."""
-        return counts[self.offsets[feature] : self.offsets[feature + 1]]
-
-    def count(self, columns: Sequence[Sequence[object] | NDArray[np.float64]]) -> Counts:
-        """Count rows, given by column in the order of the cells; None is missing, and NaN in a float64 array."""
-        counts = np.zeros(self.size, dtype=np.int64)
-        for feature, (cells, column) in enumerate(zip(self.cells, columns, strict=True)):
-            index = cells.index(_numbers(column)) if isinstance(cells, NumericCells) else cells.index(list(column))
-            counts[self.offsets[feature] : self.offsets[feature + 1]] += np.bincount(index, minlength=cells.size)
-        return counts
-
-
-def layout_of(profile: ReferenceProfile, max_distinct: int = MAX_DISTINCT) -> Layout:
-    """The layout of a version's profile: its features in order, then its score."""
-    references: tuple[FeatureReference, ...] = (*profile.features, profile.scores)
-    return Layout(tuple(cells_of(reference, max_distinct) for reference in references))
-
-
-def _numbers(column: Sequence[object] | NDArray[np.float64]) -> NDArray[np.float64]:
-    if isinstance(column, np.ndarray):
-        return column
-    return np.array([float(v) if isinstance(v, int | float) else math.nan for v in column], dtype=np.float64)

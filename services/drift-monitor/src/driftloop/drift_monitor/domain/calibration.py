@@ -87,5 +87,8 @@ def _fit(scores: NDArray[np.float64], counts: Counts) -> Calibrator:
     present = weights > 0
     weights, positives = weights[present], counts[1, present]
     bound = 1 / (int(weights.sum()) + 2)
-    shares = isotonic_regression(positives / weights, weights=weights).x
-    return Calibrator(scores[present], np.clip(shares, bound, 1 - bound))
+    shares = np.clip(isotonic_regression(positives / weights, weights=weights).x, bound, 1 - bound)
+    # Inside a plateau no score changes the curve: without them it is found in half the time.
+    knots = np.ones(len(shares), dtype=np.bool_)
+    knots[1:-1] = (shares[1:-1] != shares[:-2]) | (shares[1:-1] != shares[2:])
+    return Calibrator(scores[present][knots], shares[knots])

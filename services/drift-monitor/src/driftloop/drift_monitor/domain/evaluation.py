@@ -10,7 +10,7 @@ import msgspec
 
 from driftloop.common.contract import Contract
 from driftloop.common.profile import ReferenceProfile
-from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.cells import Counts, NumericCells
 from driftloop.common.statistics.comparison import Comparison, compare_all
 from driftloop.drift_monitor.domain.alarm import FeatureAlarm, Signal, raise_or_clear, step
 from driftloop.drift_monitor.domain.calibration import Calibrators, calibrators_of
@@ -20,7 +20,7 @@ from driftloop.drift_monitor.domain.fold.cells import SCORE, CellCounts, cuts_of
 from driftloop.drift_monitor.domain.fold.quality import FOREIGN, OUTLYING, ROWS, QualityCounts, of_reference
 from driftloop.drift_monitor.domain.fold.registry import label_fold, prediction_fold
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows, digest
-from driftloop.drift_monitor.domain.fold.scale import ScaleCounts, distance_when_rescaled
+from driftloop.drift_monitor.domain.fold.scale import ScaleCounts, distance_when_rescaled, of_cells
 from driftloop.drift_monitor.domain.fold.scale import of_reference as scale_of_reference
 from driftloop.drift_monitor.domain.fold.scores import BINS, ScoreHistogram
 from driftloop.drift_monitor.domain.panes import Window
@@ -225,11 +225,13 @@ def _faults(watch: Watch, window: Window) -> list[Fault]:
 
 def _distance(watch: Watch, window: Window, feature: str) -> float:
     """How far a feature's values are from the reference's, in whatever unit."""
-    found = [one for one in watch.predictions.accumulators if isinstance(one, ScaleCounts) and one.feature == feature]
-    parts = [window.state.part(one.frame) for one in found]
-    return min(
-        (distance_when_rescaled(watch.reference_scale[feature], one) for one in parts if one is not None), default=1
-    )
+    cells = next(one for one in watch.cells if one.cells.name == feature)
+    inside = window.state.part(cells.frame)
+    scales = [one for one in watch.predictions.accumulators if isinstance(one, ScaleCounts) and one.feature == feature]
+    outside = [part for one in scales if (part := window.state.part(one.frame)) is not None]
+    if inside is None or not outside or not isinstance(cells.cells, NumericCells):
+        return 1.0
+    return distance_when_rescaled(watch.reference_scale[feature], of_cells(cells.cells, inside) + outside[0])
 
 
 def _quality_alarm(signal: Signal, found: Sequence[Fault], window: Window) -> Signal:

@@ -29,14 +29,20 @@ class QualityCounts(Accumulator[PredictionRows]):
         self.name = f"quality:{feature.name}"
         self._feature = feature
         self._categories = frozenset(feature.categories)
+        self._range = feature.minimum, feature.maximum
         self._support = support(reference)
         self._middle = middle(reference)
+        limits = (self._range, self._support, self._middle)
+        self._inner = (
+            max((low for low, _ in limits if low is not None), default=-np.inf),
+            min((high for _, high in limits if high is not None), default=np.inf),
+        )
 
     @property
     def meaning(self) -> bytes:
         """The limits, the reference's support, the categories."""
         categories = b"".join(framed(category.encode()) for category in sorted(self._categories))
-        return numbers((self._feature.minimum, self._feature.maximum, *self._support, *self._middle)) + categories
+        return numbers((*self._range, *self._support, *self._middle)) + categories
 
     def add(self, counts: Counts, rows: PredictionRows) -> None:
         """Count each row's faults."""
@@ -50,10 +56,13 @@ class QualityCounts(Accumulator[PredictionRows]):
             counts[UNSEEN] += sum(value is not None and value not in self._categories for value in values)
             return
         values = column.values
-        counts[MISSING] += int(np.isnan(values).sum()) - invalid
-        counts[OUT_OF_RANGE] += _outside(values, self._feature.minimum, self._feature.maximum)
-        counts[FOREIGN] += _outside(values, *self._support)
-        counts[OUTLYING] += _outside(values, *self._middle)
+        counts[MISSING] += int(np.count_nonzero(np.isnan(values))) - invalid
+        # Few values are outside of any limit: only these are held against each.
+        far = values[(values < self._inner[0]) | (values > self._inner[1])]
+        if len(far):
+            counts[OUT_OF_RANGE] += _outside(far, *self._range)
+            counts[FOREIGN] += _outside(far, *self._support)
+            counts[OUTLYING] += _outside(far, *self._middle)
 
 
 def support(reference: FeatureReference) -> tuple[float | None, float | None]:
@@ -88,5 +97,7 @@ def of_reference(feature: Feature, reference: FeatureReference) -> Counts:
 
 def _outside(values: np.ndarray, low: float | None, high: float | None) -> int:
     """How many values are below `low` or above `high`; NaN is neither."""
-    below = 0 if low is None else int((values < low).sum())
-    return below + (0 if high is None else int((values > high).sum()))
+    if low is None and high is None:
+        return 0
+    below, above = -np.inf if low is None else low, np.inf if high is None else high
+    return int(np.count_nonzero((values < below) | (values > above)))

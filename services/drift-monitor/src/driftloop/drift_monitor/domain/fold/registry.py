@@ -10,7 +10,7 @@ from driftloop.drift_monitor.domain.calibration import calibrator_of
 from driftloop.drift_monitor.domain.fold.base import Accumulator, Fold
 from driftloop.drift_monitor.domain.fold.cells import CellCounts
 from driftloop.drift_monitor.domain.fold.labels import LabelDelays, LabelledScores, SetCoverage
-from driftloop.drift_monitor.domain.fold.quality import QualityCounts
+from driftloop.drift_monitor.domain.fold.quality import QualityCounts, support
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
 from driftloop.drift_monitor.domain.fold.scale import ScaleCounts
 from driftloop.drift_monitor.domain.fold.scores import CalibratedSums, LabelledCalibratedSums, ScoreHistogram
@@ -30,7 +30,8 @@ def _quality(contract: Contract, profile: ReferenceProfile) -> Sequence[Accumula
 
 
 def _scale(contract: Contract, profile: ReferenceProfile) -> Sequence[Accumulator[PredictionRows]]:
-    return [ScaleCounts(feature.name) for feature in contract.features if feature.type != "category"]
+    supports = [(reference.name, *support(reference)) for reference in profile.features]
+    return [ScaleCounts(name, low, high) for name, low, high in supports if low is not None and high is not None]
 
 
 def _calibrated(contract: Contract, profile: ReferenceProfile) -> Sequence[Accumulator[PredictionRows]]:

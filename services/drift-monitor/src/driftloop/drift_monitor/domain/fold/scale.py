@@ -1,10 +1,13 @@
-"""Scale: a feature's values by their logarithm, so that another unit is the same histogram, moved."""
+"""Scale: a feature's values by their logarithm, so that another unit is the same histogram, moved.
+
+Only values outside the reference's support are counted here: where the others lie, the cells tell.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from driftloop.common.profile import CategoricalReference, FeatureReference
-from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.cells import Counts, NumericCells
 from driftloop.drift_monitor.domain.fold.base import Accumulator, numbers
 from driftloop.drift_monitor.domain.fold.rows import PredictionRows
 
@@ -13,22 +16,26 @@ BINS = 2 * PER_OCTAVE * OCTAVES + 1
 
 
 class ScaleCounts(Accumulator[PredictionRows]):
-    """Positive values of a number by log₂, in sixteenths of an octave from 2⁻²⁰ to 2²⁰; the outermost bins are open."""
+    """Positive values outside [`low`, `high`] by log₂, in sixteenths of an octave; the outermost bins are open."""
 
     size = BINS
 
-    def __init__(self, feature: str) -> None:
+    def __init__(self, feature: str, low: float, high: float) -> None:
         self.feature = feature
         self.name = f"scale:{feature}"
+        self._low, self._high = low, high
 
     @property
     def meaning(self) -> bytes:
-        """How the line of logarithms is cut."""
-        return numbers((PER_OCTAVE, OCTAVES))
+        """How the line of logarithms is cut, and which values are left out."""
+        return numbers((PER_OCTAVE, OCTAVES, self._low, self._high))
 
     def add(self, counts: Counts, rows: PredictionRows) -> None:
-        """Count each positive value."""
-        counts += _counted(rows.columns[self.feature].values.astype(np.float64), None)
+        """Count each positive value that the reference's support does not hold."""
+        values = rows.columns[self.feature].values
+        outside = values[(values < self._low) | (values > self._high)].astype(np.float64)
+        if len(outside):
+            counts += _counted(outside, None)
 
 
 def of_reference(reference: FeatureReference) -> Counts:
@@ -36,6 +43,11 @@ def of_reference(reference: FeatureReference) -> Counts:
     if isinstance(reference, CategoricalReference):
         return np.zeros(BINS, dtype=np.int64)
     return _counted(np.array(reference.values, dtype=np.float64), np.array(reference.counts, dtype=np.int64))
+
+
+def of_cells(cells: NumericCells, counts: Counts) -> Counts:
+    """The same counts [BINS] of the values inside the support, from their cells: each as its cell's representative."""
+    return _counted(cells.representatives[1:-1], counts[1:-2])
 
 
 def distance_when_rescaled(reference: Counts, window: Counts) -> float:

@@ -91,7 +91,8 @@ def add_calibrated(
     calibrated = calibrator(scores)
     units = np.ones(len(scores), dtype=np.int64) if signs is None else signs
     columns = (units, units * scaled(calibrated), units * scaled(calibrated * (1 - calibrated)))
-    for answer in (0, 1):
-        chosen = predictions == bool(answer)
-        for place, column in enumerate(columns):
-            counts[3 * answer + place] += int(column[chosen].sum())
+    positive = predictions.astype(np.int64)
+    for place, column in enumerate(columns):
+        said_yes = int(np.dot(column, positive))
+        counts[place] += int(column.sum()) - said_yes
+        counts[3 + place] += said_yes
