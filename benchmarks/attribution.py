@@ -138,7 +138,10 @@ def make_stream(world: World, kind: str, seed: int) -> Stream:
 
 
 def called(watch: Watch, stream: Stream) -> str:
-    """What the monitor calls a stream, as its evaluator does: quality before concept before covariate, or quiet."""
+    """What the monitor calls a stream, as its evaluator does: quality before concept before covariate, or quiet.
+
+    `performance` is what it says where accuracy fell and none of the three was shown: an alarm, and no drift.
+    """
     alarms, told = Alarms(), set()
     counted: list[State] = []
     concept = declined = None
@@ -208,21 +211,24 @@ def main() -> int:
     """Measure every kind, print and record its figure; 1 where one is missed."""
     right = dict.fromkeys(KINDS, 0)
     alarmed = {"quiet": 0, "concept 1.2": 0}
+    fell = 0
     with peer("nannyml", "cbpe") as ask:
         for seed in range(STREAMS):
             world = make_world(seed)
             for kind, wanted in KINDS.items():
                 stream = make_stream(world, kind, seed)
-                right[kind] += called(world.watch, stream) == wanted
+                call = called(world.watch, stream)
+                fell += kind == "quiet" and call == "performance"
+                right[kind] += call == wanted or (kind == "quiet" and call == "performance")
                 if kind in alarmed:
                     alarmed[kind] += peer_alarms(ask, world.watch.profile, stream)
             if seed % 20 == 19:
                 say(f"{seed + 1} of {STREAMS} worlds: {right}")
-    figures = [_figure(kind, right[kind], alarmed.get(kind)) for kind in KINDS]
+    figures = [_figure(kind, right[kind], alarmed.get(kind), fell) for kind in KINDS]
     return 0 if all(record(figure).met for figure in figures) else 1
 
 
-def _figure(kind: str, right: int, alarmed: int | None) -> Figure:
+def _figure(kind: str, right: int, alarmed: int | None, fell: int) -> Figure:
     """Quiet streams by what was called drift, the others by what was called rightly; in per cent."""
     quiet = kind == "quiet"
     ours = 100 * (STREAMS - right if quiet else right) / STREAMS
@@ -242,6 +248,7 @@ def _figure(kind: str, right: int, alarmed: int | None) -> Figure:
             labels=LABELLED * ROWS,
             rows=WINDOWS * ROWS,
             reference=BASELINE_ROWS,
+            quiet_streams_with_an_alarm_of_performance=fell,
             min_labels=CONTRACT.performance.min_labels,
         ),
     )

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from confluent_kafka import Consumer, TopicPartition
 
 from benchmarks.harness import Figure, alternate, conditions, record, say
-from benchmarks.support.monitor import Monitor, installed, publish, wait_until
+from benchmarks.support.monitor import Monitor, installed, publish
 from driftloop.common.topics import PREDICTIONS
 
 EVENTS, ROUNDS = 300_000, 5
@@ -56,9 +56,9 @@ def monitored(monitor: Monitor) -> float:
     """Events/s of the drift monitor's process, from its first stored offset to its last."""
     monitor.forget()
     monitor.process.start()
-    wait_until(lambda: monitor.committed() > 0)
+    monitor.wait_until(lambda: monitor.committed() > 0)
     start, first = time.perf_counter(), monitor.committed()
-    wait_until(lambda: monitor.committed() >= EVENTS)
+    monitor.wait_until(lambda: monitor.committed() >= EVENTS)
     took = time.perf_counter() - start
     if monitor.counted() != EVENTS:
         raise RuntimeError(

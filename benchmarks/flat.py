@@ -1,7 +1,7 @@
 """Ten million events through one drift monitor: do its memory and its cost for each event stay as they were?
 
-A million at a time is put into the log while the monitor reads it, and deleted from the log once it is counted. Event
-time goes on, so that panes and windows come and go as in weeks of use.
+A million at a time is put into the log while the monitor is held, then read at its full speed, and deleted from the log
+once it is counted. Event time goes on, so that panes and windows come and go as they do in use.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from benchmarks.harness import Figure, conditions, record, say
-from benchmarks.support.monitor import CONTRACT, Monitor, installed, wait_until
+from benchmarks.support.monitor import CONTRACT, Monitor, installed
 from driftloop.common.contract import baseline_path, load_contract
 from driftloop.common.envelope import Envelope, encode_event
 from driftloop.common.events import PredictionMade, type_name
@@ -118,9 +118,10 @@ def main() -> None:
 def _block(monitor: Monitor, source: Source, number: int) -> tuple[float, float]:
     """One block through the monitor: its resident megabytes after it, and its processor's µs for each event of it."""
     process = psutil.Process(monitor.process.pid)
+    with monitor.held():
+        source.put(BLOCK)
     before = process.cpu_times()
-    source.put(BLOCK)
-    wait_until(lambda: monitor.committed() >= (number + 1) * BLOCK)
+    monitor.wait_until(lambda: monitor.committed() >= (number + 1) * BLOCK)
     after = process.cpu_times()
     microseconds = 1e6 * (after.user + after.system - before.user - before.system) / BLOCK
     megabytes = process.memory_info().rss / 2**20

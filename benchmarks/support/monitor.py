@@ -28,7 +28,7 @@ from driftloop.common.rows import read_baseline
 from driftloop.common.topics import PREDICTIONS
 from driftloop.common.tracing import child_traceparent
 from driftloop.demo.installation import Installation, prepare
-from driftloop.devstack.processes import ServiceProcess
+from driftloop.devstack.processes import ProcessFailed, ServiceProcess
 
 CONTRACT = ROOT / "models" / "diabetes" / "contract.yaml"
 SERVICE = "drift-monitor"
@@ -72,6 +72,13 @@ class Monitor:
         """How many predictions are in the panes."""
         return self._number("SELECT coalesce(sum(n), 0)::bigint FROM panes")
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the process wait for the lock of its offsets, so that nothing of the log is counted in this block."""
+        with self._database.transaction():
+            self._database.execute("SELECT FROM offsets WHERE topic = %s FOR UPDATE", [self.topic])
+            yield
+
     def forget(self) -> None:
         """Have the next process read the inference log from its beginning, as if it never had."""
         rows = self._database.execute(
@@ -86,9 +93,19 @@ class Monitor:
         """Run once, until the model's first version is known and the inference log, which is empty, is held."""
         self.process.start()
         self.process.wait_ready()
-        wait_until(lambda: self._number("SELECT count(*) FROM versions") == 1)
-        wait_until(lambda: self._number("SELECT count(*) FROM offsets WHERE topic = %s", self.topic) > 0)
+        self.wait_until(lambda: self._number("SELECT count(*) FROM versions") == 1)
+        self.wait_until(lambda: self._number("SELECT count(*) FROM offsets WHERE topic = %s", self.topic) > 0)
         self.process.terminate()
+
+    def wait_until(self, look: Callable[[], bool]) -> None:
+        """Look until it is so. Raises TimeoutError, and ProcessFailed as soon as the process has ended."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not look():
+            if self.process.returncode is not None:
+                raise ProcessFailed(f"the monitor ended with {self.process.returncode}:\n{self.process.tail()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.committed():,} records are committed after {TIMEOUT_SECONDS:g} s")
+            time.sleep(LOOK_SECONDS)
 
     def _number(self, query: str, *arguments: object) -> int:
         row = self._database.execute(query.encode(), arguments).fetchone()
@@ -147,12 +164,3 @@ def _send(publisher: Publisher, outgoing: Outgoing, failures: list[KafkaError]) 
             return publisher.publish(outgoing, lambda error: failures.append(error) if error else None)
         except ProducerFull:
             time.sleep(LOOK_SECONDS)
-
-
-def wait_until(look: Callable[[], bool]) -> None:
-    """Look until it is so. Raises TimeoutError."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not look():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {TIMEOUT_SECONDS:g} s")
-        time.sleep(LOOK_SECONDS)

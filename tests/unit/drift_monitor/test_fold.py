@@ -211,7 +211,7 @@ CHANGES = {
     "a value at the end": (mixed_watch((1, 2, 5)), {"cells:x", "quality:x", "scale:x"}),
     "one value more": (mixed_watch((1, 2, 3, 4)), {"cells:x"}),
     "how often a value occurred": (mixed_watch((1, 2, 2, 2, 4, None)), set()),
-    "quantiles for values": (with_contract(WATCH, drift=Drift(max_distinct=2)), {"cells:x"}),
+    "quantiles for values": (with_contract(WATCH, drift=Drift(max_distinct=2)), {"cells:x", "scale:x"}),
     "the order of categories": (mixed_watch(categories=("b", "a")), {"cells:c"}),
     "other categories": (mixed_watch(categories=("a", "d")), {"cells:c", "quality:c"}),
     "how often a category occurred": (

@@ -204,6 +204,21 @@ def test_another_unit_lies_elsewhere(factor: float) -> None:
     assert (found.feature, found.fault, found.share, found.severity) == ("x0", "outlying", 1.0, "CRITICAL")
 
 
+def test_another_unit_is_found_where_most_values_are_missing() -> None:
+    rows = (18 * QUIET).round(1)
+    rows[:300, 0] = np.nan
+    assert [one.fault for one in bad(judged(rows)) if one.feature == "x0"] == ["missing", "outlying"]
+
+
+@pytest.mark.parametrize("factor", [18.0, 1 / 18.0, 2.2046, 10.0])
+@pytest.mark.parametrize("wild", [0.5, 240.0, 2000.0, 5000.0])
+def test_a_wild_value_of_the_reference_does_not_hide_another_unit(wild: float, factor: float) -> None:
+    reference = REFERENCE.copy()
+    reference[:4] = wild
+    result = judged((factor * QUIET).round(1), watch_of(reference))
+    assert {(one.fault, one.severity) for one in result.faults} == {("outlying", "CRITICAL")}
+
+
 @pytest.mark.parametrize("low", [1, 5])
 def test_a_population_that_lies_elsewhere_and_has_another_shape_is_no_fault(low: float) -> None:
     """Patients from 42 on, after those up to 30: none of them was there, and no unit makes the one of the other."""

@@ -10,21 +10,21 @@ import msgspec
 
 from driftloop.common.contract import Contract
 from driftloop.common.profile import ReferenceProfile
-from driftloop.common.statistics.cells import Counts, NumericCells
+from driftloop.common.statistics.cells import Counts
 from driftloop.common.statistics.comparison import Comparison, compare_all
 from driftloop.drift_monitor.domain.alarm import FeatureAlarm, Signal, raise_or_clear, step
 from driftloop.drift_monitor.domain.calibration import Calibrators, calibrators_of
 from driftloop.drift_monitor.domain.concept import Estimated, estimate
 from driftloop.drift_monitor.domain.fold.base import Fold
 from driftloop.drift_monitor.domain.fold.cells import SCORE, CellCounts, cuts_of
-from driftloop.drift_monitor.domain.fold.quality import FOREIGN, OUTLYING, ROWS, QualityCounts, of_reference
+from driftloop.drift_monitor.domain.fold.quality import FOREIGN, ROWS, QualityCounts, of_reference
 from driftloop.drift_monitor.domain.fold.registry import label_fold, prediction_fold
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows, digest
-from driftloop.drift_monitor.domain.fold.scale import ScaleCounts, distance_when_rescaled, of_cells
+from driftloop.drift_monitor.domain.fold.scale import ScaleCounts, distance_when_rescaled
 from driftloop.drift_monitor.domain.fold.scale import of_reference as scale_of_reference
 from driftloop.drift_monitor.domain.fold.scores import BINS, ScoreHistogram
 from driftloop.drift_monitor.domain.panes import Window
-from driftloop.drift_monitor.domain.quality import Fault, faults, worst_fault
+from driftloop.drift_monitor.domain.quality import Fault, faults, lies_elsewhere, worst_fault
 from driftloop.drift_monitor.domain.severity import Severity, corrected, raw_severity, sizeable, worst
 
 INSUFFICIENT = "INSUFFICIENT_DATA"
@@ -218,20 +218,21 @@ def _faults(watch: Watch, window: Window) -> list[Fault]:
     parts = {one.feature: window.state.part(one.frame) for one in watch.quality}
     least = watch.contract.drift.min_samples
     counted = {name: part for name, part in parts.items() if part is not None and part[ROWS] >= least}
-    elsewhere = [name for name, part in counted.items() if 2 * part[OUTLYING] > part[ROWS]]
+    quality = watch.contract.quality
+    elsewhere = [name for name, part in counted.items() if lies_elsewhere(quality, part)]
     distances = {name: _distance(watch, window, name) for name in elsewhere}
-    return faults(watch.contract.quality, watch.reference_quality, counted, distances)
+    return faults(quality, watch.reference_quality, counted, distances)
 
 
 def _distance(watch: Watch, window: Window, feature: str) -> float:
     """How far a feature's values are from the reference's, in whatever unit."""
-    cells = next(one for one in watch.cells if one.cells.name == feature)
-    inside = window.state.part(cells.frame)
-    scales = [one for one in watch.predictions.accumulators if isinstance(one, ScaleCounts) and one.feature == feature]
-    outside = [part for one in scales if (part := window.state.part(one.frame)) is not None]
-    if inside is None or not outside or not isinstance(cells.cells, NumericCells):
-        return 1.0
-    return distance_when_rescaled(watch.reference_scale[feature], of_cells(cells.cells, inside) + outside[0])
+    inside = next(window.state.part(one.frame) for one in watch.cells if one.cells.name == feature)
+    for one in watch.predictions.accumulators:
+        if isinstance(one, ScaleCounts) and one.feature == feature:
+            outside = window.state.part(one.frame)
+            if inside is not None and outside is not None:
+                return distance_when_rescaled(watch.reference_scale[feature], one.of_all(outside, inside))
+    return 1.0
 
 
 def _quality_alarm(signal: Signal, found: Sequence[Fault], window: Window) -> Signal:

@@ -69,6 +69,12 @@ def worst_fault(found: Sequence[Fault]) -> Fault | None:
     return max(bad, key=lambda one: (Severity[one.severity], one.share), default=None)
 
 
+def lies_elsewhere(quality: Quality, window: Counts) -> bool:
+    """Whether nearly all of a feature's values are outlying."""
+    n = _with_value(window)
+    return n >= LEAST_VALUES and int(window[OUTLYING]) / n > quality.outlying_share
+
+
 def two_proportions(count: int, n: int, reference: int, m: int) -> float:
     """p of the one-sided z test that the first share is the larger (pooled variance); 1 where neither has any."""
     pooled = (count + reference) / (n + m)
@@ -97,10 +103,12 @@ def _outlying_fault(quality: Quality, feature: str, window: Counts, distance: fl
 
     A population that lies elsewhere has another shape there: patients over 42 are no multiple of those below 31.
     """
-    count = int(window[OUTLYING])
-    n = int(window[ROWS] - window[MISSING] - window[INVALID])
-    elsewhere = n >= LEAST_VALUES and count / n > quality.outlying_share
-    severity = Severity.CRITICAL if elsewhere and distance <= SAME_SHAPE else Severity.GOOD
+    severity = Severity.CRITICAL if lies_elsewhere(quality, window) and distance <= SAME_SHAPE else Severity.GOOD
     return Fault(
-        feature=feature, fault=NAMES[OUTLYING], count=count, n=n, reference_count=0, m=0, p=None, severity=severity.name
-    )
+        feature=feature, fault=NAMES[OUTLYING], count=int(window[OUTLYING]), n=_with_value(window), reference_count=0,
+        m=0, p=None, severity=severity.name,
+    )  # fmt: skip
+
+
+def _with_value(window: Counts) -> int:
+    return int(window[ROWS] - window[MISSING] - window[INVALID])

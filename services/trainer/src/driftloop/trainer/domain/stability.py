@@ -28,7 +28,7 @@ def unstable(contract: Contract, values: NDArray[np.float64]) -> str | None:
             window = np.bincount(cells.index(names), minlength=cells.size)  # type: ignore[arg-type]
         else:
             window = np.bincount(cells.index(column), minlength=cells.size)  # type: ignore[arg-type]
-        found = compare(cells, window, contract.drift.psi_bins)
+        found = compare(cells, window, contract.drift.psi_bins, contract.drift.psi_floor)
         if found.p < contract.drift.alpha and found.psi >= contract.drift.psi_critical:
             return f"{feature.name} still moves (D = {found.statistic:.3f}, PSI = {found.psi:.3f} between its halves)"
     return None

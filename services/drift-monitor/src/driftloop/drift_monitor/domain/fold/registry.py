@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from driftloop.common.conformal import conformal_of
 from driftloop.common.contract import Contract
 from driftloop.common.profile import ReferenceProfile
-from driftloop.common.statistics.cells import cells_of
+from driftloop.common.statistics.cells import NumericCells, cells_of
 from driftloop.drift_monitor.domain.calibration import calibrator_of
 from driftloop.drift_monitor.domain.fold.base import Accumulator, Fold
 from driftloop.drift_monitor.domain.fold.cells import CellCounts
 from driftloop.drift_monitor.domain.fold.labels import LabelDelays, LabelledScores, SetCoverage
-from driftloop.drift_monitor.domain.fold.quality import QualityCounts, support
+from driftloop.drift_monitor.domain.fold.quality import QualityCounts, middle
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
 from driftloop.drift_monitor.domain.fold.scale import ScaleCounts
 from driftloop.drift_monitor.domain.fold.scores import CalibratedSums, LabelledCalibratedSums, ScoreHistogram
@@ -30,8 +30,12 @@ def _quality(contract: Contract, profile: ReferenceProfile) -> Sequence[Accumula
 
 
 def _scale(contract: Contract, profile: ReferenceProfile) -> Sequence[Accumulator[PredictionRows]]:
-    supports = [(reference.name, *support(reference)) for reference in profile.features]
-    return [ScaleCounts(name, low, high) for name, low, high in supports if low is not None and high is not None]
+    found = []
+    for reference in profile.features:
+        cells, (low, high) = cells_of(reference, contract.drift.max_distinct), middle(reference)
+        if isinstance(cells, NumericCells) and low is not None and high is not None:
+            found.append(ScaleCounts(cells, low, high))
+    return found
 
 
 def _calibrated(contract: Contract, profile: ReferenceProfile) -> Sequence[Accumulator[PredictionRows]]:

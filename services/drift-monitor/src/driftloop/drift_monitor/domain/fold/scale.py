@@ -1,6 +1,7 @@
 """Scale: a feature's values by their logarithm, so that another unit is the same histogram, moved.
 
-Only values outside the reference's support are counted here: where the others lie, the cells tell.
+Only values outside the middle of the reference are counted here: where the others lie, the cells tell. In the tails
+they do not, for there gaps are wide: one wild value makes a gap that can hold a whole window.
 """
 
 import numpy as np
@@ -16,14 +17,19 @@ BINS = 2 * PER_OCTAVE * OCTAVES + 1
 
 
 class ScaleCounts(Accumulator[PredictionRows]):
-    """Positive values outside [`low`, `high`] by log₂, in sixteenths of an octave; the outermost bins are open."""
+    """Positive values outside [`low`, `high`] by log₂, in sixteenths of an octave; the outermost bins are open.
+
+    These two become the outermost cuts of `cells` between them, so that no cell lies on both sides.
+    """
 
     size = BINS
 
-    def __init__(self, feature: str, low: float, high: float) -> None:
-        self.feature = feature
-        self.name = f"scale:{feature}"
-        self._low, self._high = low, high
+    def __init__(self, cells: NumericCells, low: float, high: float) -> None:
+        self.feature = cells.name
+        self.name = f"scale:{cells.name}"
+        self._cells = cells
+        inner = cells.cuts[(cells.cuts >= low) & (cells.cuts <= high)]
+        self._low, self._high = float(inner[0]), float(inner[-1])
 
     @property
     def meaning(self) -> bytes:
@@ -31,11 +37,16 @@ class ScaleCounts(Accumulator[PredictionRows]):
         return numbers((PER_OCTAVE, OCTAVES, self._low, self._high))
 
     def add(self, counts: Counts, rows: PredictionRows) -> None:
-        """Count each positive value that the reference's support does not hold."""
+        """Count each positive value outside the middle."""
         values = rows.columns[self.feature].values
-        outside = values[(values < self._low) | (values > self._high)].astype(np.float64)
+        outside = np.asarray(values[(values < self._low) | (values > self._high)], dtype=np.float64)
         if len(outside):
-            counts += _counted(outside, None)
+            np.add.at(counts, _bins(outside[outside > 0]), 1)
+
+    def of_all(self, outside: Counts, cells: Counts) -> Counts:
+        """The same counts [BINS] of all values: those outside, and those of the `cells` inside, at their middles."""
+        inside = (self._cells.representatives >= self._low) & (self._cells.representatives <= self._high)
+        return outside + _counted(self._cells.representatives[inside], cells[:-1][inside])
 
 
 def of_reference(reference: FeatureReference) -> Counts:
@@ -43,11 +54,6 @@ def of_reference(reference: FeatureReference) -> Counts:
     if isinstance(reference, CategoricalReference):
         return np.zeros(BINS, dtype=np.int64)
     return _counted(np.array(reference.values, dtype=np.float64), np.array(reference.counts, dtype=np.int64))
-
-
-def of_cells(cells: NumericCells, counts: Counts) -> Counts:
-    """The same counts [BINS] of the values inside the support, from their cells: each as its cell's representative."""
-    return _counted(cells.representatives[1:-1], counts[1:-2])
 
 
 def distance_when_rescaled(reference: Counts, window: Counts) -> float:
@@ -63,12 +69,16 @@ def distance_when_rescaled(reference: Counts, window: Counts) -> float:
     return min(float(np.abs(_moved(known, step) - now).max()) for step in range(middle - 2, middle + 3))
 
 
-def _counted(values: NDArray[np.float64], weights: Counts | None) -> Counts:
+def _counted(values: NDArray[np.float64], weights: Counts) -> Counts:
     positive = values > 0
-    place = np.floor(np.log2(values[positive]) * PER_OCTAVE) + PER_OCTAVE * OCTAVES
-    bins = np.clip(place, 0, BINS - 1).astype(np.int64)
-    chosen = None if weights is None else weights[positive]
-    return np.bincount(bins, weights=chosen, minlength=BINS).astype(np.int64)
+    return np.bincount(_bins(values[positive]), weights=weights[positive], minlength=BINS).astype(np.int64)
+
+
+def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of each positive value."""
+    place = np.floor(np.log2(values) * PER_OCTAVE) + PER_OCTAVE * OCTAVES
+    bins: NDArray[np.int64] = np.minimum(np.maximum(place, 0), BINS - 1).astype(np.int64)
+    return bins
 
 
 def _moved(cumulative: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
