@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from driftloop.common import metrics
 from driftloop.common.contract import Contract, load_contract
 from driftloop.common.envelope import Envelope, encode_event
 from driftloop.common.events import (
@@ -67,6 +68,7 @@ class Monitor:
     ends: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
     watches: handlers.Watches = field(default_factory=lambda: handlers.cached_watches(CONTRACTS))
     letters: list[DeadLetter] = field(default_factory=list)
+    exporter: Exporter = field(default_factory=Exporter)
     keep: timedelta = 400 * DAY
     offsets: Iterator[int] = field(default_factory=itertools.count)
 
@@ -117,7 +119,7 @@ class Monitor:
             pool=self.pool, contracts=contracts, watches=self.watches,
             topics=Topics("drift-monitor", TOPIC, LABEL_TOPIC, lambda: dict(self.ends)),
             pace=Pace(1, timedelta(seconds=2), self.keep, 120 * DAY),
-            replica="here", clock=lambda: self.now, published=lambda: None, exporter=Exporter(),
+            replica="here", clock=lambda: self.now, published=lambda: None, exporter=self.exporter,
         )  # fmt: skip
 
     def upkeep(self, parked: timedelta = 7 * DAY) -> Upkeep:
@@ -369,6 +371,31 @@ def test_a_window_tells_from_which_records_it_was_made(monitor: Monitor) -> None
     monitor.evaluator().round()
     (window,) = listed(monitor, "windows")
     assert window["offsets"] == {"0": [0, 60], "1": [60, 120]}
+
+
+def test_a_future_event_of_another_model_is_another_monitors_affair(monitor: Monitor) -> None:
+    monitor.learn()
+    (made,) = spread(rows_like(LOAN, RNG, 1), monitor.now + timedelta(days=1000))
+    monitor.count([msgspec.structs.replace(made, model_name="another")])
+    with monitor.pool.connection() as connection:
+        assert Store(connection).panes.watermarks(TOPIC) == {}
+
+
+def test_the_gauges_of_a_version_that_serves_no_more_are_taken_down(monitor: Monitor) -> None:
+    monitor.exporter.clear()
+    monitor.learn(1)
+    monitor.count(spread(rows_like(LOAN, RNG, 120)))
+    monitor.evaluator().round()
+    assert shown() == {"1"}
+    monitor.learn(2)
+    monitor.evaluator().round()
+    assert shown() == {"2"}
+
+
+def shown() -> set[str]:
+    """The versions whose verdict is shown."""
+    (family,) = metrics.DRIFT_VERDICT.collect()
+    return {sample.labels["model_version"] for sample in family.samples}
 
 
 # --- what is kept

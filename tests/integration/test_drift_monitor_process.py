@@ -102,7 +102,9 @@ def test_three_replicas_of_which_two_are_killed_again_and_again_count_each_event
 def pane_rows(house: House) -> dict[str, int]:
     """What all panes hold together."""
     with house.database("drift_monitor") as connection:
-        rows = connection.execute("SELECT kind, sum(n)::bigint FROM panes GROUP BY kind ORDER BY kind").fetchall()
+        rows = connection.execute(
+            "SELECT kind, sum(n)::bigint FROM panes WHERE kind < 2 GROUP BY kind ORDER BY kind"
+        ).fetchall()
     return {("predictions", "labels")[kind]: n for kind, n in rows}
 
 

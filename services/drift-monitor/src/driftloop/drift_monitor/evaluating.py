@@ -111,6 +111,7 @@ class Evaluator:
         with self._pool.connection() as connection:
             store = Store(connection)
             champions, parked = store.champions(), store.panes.parked_versions()
+            self._exporter.keep(champions)
             self._exporter.parked(store.panes.parked())
         for version in parked:
             # Also those of a version that serves no more: what was predicted must be counted.

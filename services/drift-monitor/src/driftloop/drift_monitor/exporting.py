@@ -1,6 +1,7 @@
 """The verdict's gauges: only the replica that evaluates shows them, and it takes them down when it stops."""
 
 import math
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -38,6 +39,14 @@ GAUGES: tuple[Gauge, ...] = (
 class Exporter:
     """Shows what was last judged."""
 
+    def __init__(self) -> None:
+        self._shown: set[Version] = set()
+
+    def keep(self, versions: Iterable[Version]) -> None:
+        """Take all down where a version is shown that is not among these: it serves no more, and tells of no one."""
+        if self._shown - set(versions):
+            self.clear()
+
     def export(
         self,
         store: Store,
@@ -49,6 +58,7 @@ class Exporter:
     ) -> None:
         """Set every gauge of one version from what is stored."""
         labels = (version[0], str(version[1]))
+        self._shown.add(version)
         metrics.DRIFT_VERDICT.labels(*labels).set(Severity[evaluation.verdict])
         for name in (QUALITY, CONCEPT, DECLINE):
             metrics.SIGNAL_SEVERITY.labels(*labels, name).set(evaluation.alarms.signal(name).severity)
@@ -68,6 +78,7 @@ class Exporter:
 
     def clear(self) -> None:
         """Take all down: another replica shows them, or nobody knows them now."""
+        self._shown.clear()
         for gauge in GAUGES:
             gauge.clear()
         # A gauge without labels cannot be taken down.

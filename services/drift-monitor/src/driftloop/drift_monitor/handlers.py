@@ -3,7 +3,7 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -18,8 +18,8 @@ from driftloop.common.kafka.batches import Delivery
 from driftloop.common.profile import ReferenceProfile
 from driftloop.drift_monitor.domain.evaluation import Watch
 from driftloop.drift_monitor.domain.fold.rows import label_rows, prediction_rows
-from driftloop.drift_monitor.domain.panes import MICROSECONDS, instant, pane_starts
-from driftloop.drift_monitor.pane_store import LABELS, PREDICTIONS, Addition, ParkedRecord, Tally, Version
+from driftloop.drift_monitor.domain.panes import EPOCH, MICROSECONDS, instant, pane_starts
+from driftloop.drift_monitor.pane_store import LABEL_TOTALS, LABELS, PREDICTIONS, Addition, ParkedRecord, Tally, Version
 from driftloop.drift_monitor.store import Store
 
 logger = logging.getLogger(__name__)
@@ -86,16 +86,18 @@ def on_predictions(
     for one in batch:
         event: Any = one.event
         time, place = event.predicted_at, (one.record.topic, one.record.partition)
-        if time > horizon:
-            raise FromTheFuture(
-                f"predicted_at is {(time - now).total_seconds():.0f} s ahead of this clock, "
-                f"{limits.ahead.total_seconds():g} s are allowed: set the predictor's clock, or this one"
-            )
-        if place not in latest or time > latest[place]:
-            latest[place] = time
         # A shadow's scores answer nobody: they are no part of what the population met.
-        if event.model_name in contracts and event.variant != "shadow":
+        ours = event.model_name in contracts and event.variant != "shadow"
+        if ours:
             by_version[event.model_name, event.model_version].append(one)
+        if time > horizon:
+            if ours:
+                raise FromTheFuture(
+                    f"predicted_at is {(time - now).total_seconds():.0f} s ahead of this clock, "
+                    f"{limits.ahead.total_seconds():g} s are allowed: set the predictor's clock, or this one"
+                )
+        elif place not in latest or time > latest[place]:
+            latest[place] = time
     _count_all(store, watches, limits, now, PREDICTIONS, by_version)
     store.panes.advance_watermarks(latest)
 
@@ -151,6 +153,7 @@ def fold(
     events: list[Any] = [one.event for one in placed]
     rows = prediction_rows(watch.contract, events) if kind == PREDICTIONS else None
     additions, n, beyond = [], Counter[int](), Counter[int]()
+    totals: dict[int, Addition] = {}
     for start, partition, members in _groups(placed, events, length):
         chosen = [events[place] for place in members.tolist()]
         count = len(chosen) if kind == PREDICTIONS else _net(chosen)
@@ -163,8 +166,22 @@ def fold(
         first = min(placed[place].record.offset for place in members.tolist())
         seconds = length / MICROSECONDS
         additions.append(Addition(version, kind, instant(start), seconds, partition, count, first, state))
+        if kind == LABELS:
+            totals[partition] = _with(totals.get(partition), additions[-1])
     store.panes.count(Tally(version, kind, partition, n[partition], beyond[partition]) for partition in n)
-    return additions
+    return additions + list(totals.values())
+
+
+def _with(total: Addition | None, one: Addition) -> Addition:
+    """The running total of a partition's labels, whatever their time: no report can add up the panes of weeks."""
+    if total is None:
+        return replace(one, kind=LABEL_TOTALS, starts=EPOCH, seconds=0.0)
+    return replace(
+        total,
+        n=total.n + one.n,
+        first_offset=min(total.first_offset, one.first_offset),
+        state=total.state.merge(one.state),
+    )
 
 
 def _groups(

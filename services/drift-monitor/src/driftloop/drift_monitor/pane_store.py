@@ -12,7 +12,8 @@ from driftloop.drift_monitor.domain.fold.base import State, merged
 from driftloop.drift_monitor.domain.panes import Pane
 
 Version = tuple[str, int]
-PREDICTIONS, LABELS = 0, 1
+# Labels are kept twice: by the time of their prediction, and all together, which is a row a partition without a time.
+PREDICTIONS, LABELS, LABEL_TOTALS = 0, 1, 2
 # Rolled-up panes are of all partitions.
 ALL = -1
 
@@ -248,7 +249,7 @@ class PaneStore:
         """Delete panes and windows that ended before; rows that no window had judged are counted as beyond."""
         self._connection.execute(
             "WITH gone AS (DELETE FROM panes WHERE model_name = %(model)s AND model_version = %(version)s "
-            "AND starts + make_interval(secs => seconds) <= %(before)s RETURNING kind, starts, n), "
+            "AND kind < 2 AND starts + make_interval(secs => seconds) <= %(before)s RETURNING kind, starts, n), "
             "unjudged AS (SELECT kind, sum(n) AS n FROM gone "
             "WHERE kind = 0 AND starts >= coalesce(%(judged)s, '-infinity'::timestamptz) GROUP BY kind) "
             "INSERT INTO totals AS t SELECT %(model)s, %(version)s, kind, -1, 0, n FROM unjudged "

@@ -9,7 +9,7 @@ from driftloop.drift_monitor.domain.evaluation import INSUFFICIENT, Watch, Windo
 from driftloop.drift_monitor.domain.fold.base import merged
 from driftloop.drift_monitor.domain.labelled import LabelledResult, labelled_result
 from driftloop.drift_monitor.handlers import Watches
-from driftloop.drift_monitor.pane_store import LABELS, PREDICTIONS, Version
+from driftloop.drift_monitor.pane_store import LABEL_TOTALS, LABELS, PREDICTIONS, Version
 from driftloop.drift_monitor.store import Evaluation, Store
 
 
@@ -82,8 +82,8 @@ def _version(store: Store, watches: Watches, model: str, row: dict[str, Any], li
 
 
 def _realised(store: Store, watch: Watch, version: Version, counted: int) -> dict[str, Any]:
-    """Performance on all labelled rows that are kept, flat, with what was estimated for the same rows beside it."""
-    panes = store.panes.panes(version, LABELS)
+    """Performance on all labelled rows there ever were, flat, and what was estimated for the same rows beside it."""
+    panes = store.panes.panes(version, LABEL_TOTALS)
     starts = panes[0].starts if panes else datetime.min
     result = labelled_result(
         watch, starts, panes[-1].ends if panes else starts, counted, merged(p.state for p in panes)

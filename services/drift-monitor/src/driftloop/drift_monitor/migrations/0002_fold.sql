@@ -22,7 +22,8 @@ CREATE TABLE models (
     previous int
 );
 
--- Mergeable counts of one slice of event time: of predictions (kind 0) or of their labels (kind 1). Only who owns the
+-- Mergeable counts of one slice of event time: of predictions (kind 0) or of their labels (kind 1); kind 2 are all labels
+-- of a partition together. Only who owns the
 -- partition's offset adds to its rows, and who takes predictions out of `parked`. Rolled-up panes are all partitions' (−1).
 CREATE TABLE panes (
     model_name text NOT NULL,
