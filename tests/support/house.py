@@ -135,7 +135,8 @@ class House:
             )  # fmt: skip
             self._producer.poll(0)
         assert self._producer.flush(_TIMEOUT) == 0
-        assert failures == []
+        if failures:
+            raise AssertionError(f"the broker did not take all records: {failures}")
 
     def publish(self, topic: Topic, keyed: Iterable[tuple[str, Event]], copies: int = 1) -> None:
         """Publish events (key, event) as one of our producers would: CloudEvents headers, dense sequence numbers.

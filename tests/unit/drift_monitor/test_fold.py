@@ -1,5 +1,6 @@
 """The fold: counts add up however they were split, come back as they were stored, and are never taken for others."""
 
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_labels_that_are_merged_in_any_grouping_and_order_have_the_same_counts(
     ]
     groups = [WATCH.labels.add(label_rows(group)) for group in split(data, labels)]
     assert parts_of(merged(groups)) == parts_of(WATCH.labels.add(label_rows(labels)))
+
+
+@given(EVENTS, st.data())
+def test_merging_two_by_two_is_merging_all_at_once(events: list[PredictionMade], data: st.DataObject) -> None:
+    groups = [predictions(group) for group in split(data, events)]
+    assert (
+        parts_of(reduce(State.merge, groups))
+        == parts_of(reduce(State.merge, groups, EMPTY))
+        == parts_of(merged(groups))
+    )
 
 
 @given(EVENTS, EVENTS)
@@ -239,6 +250,19 @@ def test_what_gives_counts_their_meaning_and_nothing_else_changes_their_digest(o
     before, after = digests(WATCH), digests(other)
     assert before.keys() == after.keys()
     assert {name for name in before if before[name] != after[name]} == moved
+
+
+def test_what_a_count_means_is_called_the_same_in_every_release() -> None:
+    """Where one of these must change, panes that are stored can no longer be read: say so in the change log."""
+    assert {
+        name: digests(WATCH)[name] for name in ("cells:x", "cells:c", "scores", "labels: labelled", "labels: delays")
+    } == {
+        "cells:x": 5262715364158106574,
+        "cells:c": 4294296726414454880,
+        "scores": 1551621825030610933,
+        "labels: labelled": 4659606699699472194,
+        "labels: delays": 8660210473851792778,
+    }
 
 
 def test_names_that_run_together_are_other_categories() -> None:

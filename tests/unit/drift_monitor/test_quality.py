@@ -150,9 +150,16 @@ def test_few_values_prove_no_other_unit() -> None:
     assert severity(counts_of(768), counts_of(30, outlying=30)) == "CRITICAL"
 
 
-def test_outlying_values_are_a_share_of_those_that_have_a_value() -> None:
-    assert severity(counts_of(1000, missing=500), counts_of(1000, missing=500, outlying=400)) == "GOOD"
-    assert severity(counts_of(1000, missing=500), counts_of(1000, missing=500, outlying=401)) == "CRITICAL"
+@pytest.mark.parametrize(("outlying", "found"), [(400, "GOOD"), (401, "CRITICAL")])
+def test_outlying_values_are_a_share_of_those_that_have_a_value(outlying: int, found: str) -> None:
+    reference = counts_of(1000, missing=300, invalid=200)
+    window = counts_of(1000, missing=300, invalid=200, outlying=outlying)
+    assert severity(reference, window) == found
+
+
+def test_outlying_values_are_held_against_no_share_of_the_reference() -> None:
+    found = found_in(counts_of(768), counts_of(500, outlying=500))[-1]
+    assert (found.count, found.n, found.reference_count, found.m, found.p) == (500, 500, 0, 0, None)
 
 
 # --- the reference itself

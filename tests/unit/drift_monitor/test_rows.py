@@ -9,6 +9,7 @@ import pytest
 
 from driftloop.common.envelope import UndecodableMessage, decode_event, encode_event
 from driftloop.common.events import PredictionMade
+from driftloop.drift_monitor.domain.evaluation import Watch
 from driftloop.drift_monitor.domain.fold.quality import NAMES
 from driftloop.drift_monitor.domain.fold.rows import PredictionRows, label_rows, prediction_rows
 from tests.support.predictions import START, labeled, prediction
@@ -28,10 +29,10 @@ def rows(*features: dict[str, Any]) -> PredictionRows:
     return prediction_rows(WATCH.contract, [made(one) for one in features])
 
 
-def faults(feature: str, value: object) -> dict[str, int]:
+def faults(feature: str, value: object, watch: Watch = WATCH) -> dict[str, int]:
     """Which counts of quality one row moves, the rows left out."""
-    state = WATCH.predictions.add(rows({"x": 2, "c": "a"} | {feature: value}))
-    (quality,) = (one for one in WATCH.quality if one.feature == feature)
+    state = watch.predictions.add(rows({"x": 2, "c": "a"} | {feature: value}))
+    (quality,) = (one for one in watch.quality if one.feature == feature)
     counts = state.part(quality.frame)
     assert counts is not None
     return {name: count for name, count in zip(NAMES, counts.tolist(), strict=True) if count and name != "rows"}
@@ -104,6 +105,15 @@ def test_what_is_wrong_with_one_row_leaves_the_others_as_they_are() -> None:
 )
 def test_each_number_counts_as_what_is_wrong_with_it(value: object, counted: dict[str, int]) -> None:
     assert faults("x", value) == counted
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "out"),
+    [("minimum", -1, 0), ("minimum", 11, 1), ("maximum", -1, 1), ("maximum", 11, 0)],
+)
+def test_a_limit_that_the_contract_does_not_give_excludes_nothing(limit: str, value: float, out: int) -> None:
+    limits: dict[str, Any] = {limit: None}
+    assert faults("x", value, mixed_watch(**limits)).get("out_of_range", 0) == out
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
         "enable.partition.eof": False,
         "isolation.level": "read_committed",
         "fetch.wait.max.ms": 50,
-        "queued.max.messages.kbytes": 32 * 1024,
+        # Read ahead as much as a batch takes, and go on as soon as there is room: librdkafka would wait for a second.
+        "queued.max.messages.kbytes": 8 * 1024,
+        "fetch.queue.backoff.ms": 20,
         "allow.auto.create.topics": False,
         "reconnect.backoff.max.ms": 1_000,
     }
