@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from driftloop.common.contract import Feature
-from driftloop.common.envelope import decode_event, encode_event
+from driftloop.common.envelope import Outgoing, decode_event, encode_event
 from driftloop.common.events import Bin, DriftDetected, json_schema
 from driftloop.common.profile import categorical_reference
 from driftloop.drift_monitor.domain.alarm import FeatureAlarm, Signal
@@ -67,12 +67,18 @@ def evaluated(opened: str, windows: int = 1, opened_by: str | None = None) -> Ev
     return Evaluation(alarms=alarms, verdict=verdict(alarms).name, windows=windows, opened_by=opened_by)
 
 
-def told(before: str, after: str, opened_by: str | None = "event-1") -> DriftDetected | None:
-    found = drift_event(VERSION, evaluated(before, 1, opened_by), evaluated(after, 2, opened_by), window(), None, NOW)
-    if found is None:
-        return None
+def emitted(before: str, after: str, opened_by: str | None = "event-1") -> Outgoing | None:
+    return drift_event(VERSION, evaluated(before, 1, opened_by), evaluated(after, 2, opened_by), window(), None, NOW)
+
+
+def event_of(found: Outgoing | None) -> DriftDetected:
+    assert found is not None
     assert isinstance(found.event, DriftDetected)
     return found.event
+
+
+def told(before: str, after: str, opened_by: str | None = "event-1") -> DriftDetected:
+    return event_of(emitted(before, after, opened_by))
 
 
 def window(rows: Rows = WINDOW, watch: Watch = WATCH) -> WindowResult:
@@ -109,7 +115,6 @@ def labels() -> tuple[LabelledResult, Alarms]:
 )
 def test_a_verdict_that_changed_is_told(before: str, after: str, change: str, severity: str, holds: str) -> None:
     event = told(before, after)
-    assert event is not None
     assert (event.change, event.severity, event.verdict, event.reason) == (change, severity, holds, "")
 
 
@@ -133,7 +138,6 @@ def test_a_verdict_that_changed_is_told(before: str, after: str, change: str, se
 )
 def test_what_is_new_of_a_critical_verdict_is_told_with_its_reason(before: str, after: str, reason: str) -> None:
     event = told(before, after)
-    assert event is not None
     assert (event.change, event.severity, event.verdict, event.reason) == ("opened", "CRITICAL", "CRITICAL", reason)
 
 
@@ -161,7 +165,7 @@ def test_what_is_new_of_a_critical_verdict_is_told_with_its_reason(before: str, 
     ],
 )
 def test_what_changes_no_verdict_and_nothing_of_what_must_be_known_is_not_told(before: str, after: str) -> None:
-    assert told(before, after) is None
+    assert emitted(before, after) is None
 
 
 # --- what it says
@@ -182,7 +186,6 @@ def test_it_says_whether_labels_have_proven_it_and_whether_the_data_are_bad(
     after: str, proven: bool, blocked: bool
 ) -> None:
     event = told("", after)
-    assert event is not None
     assert (event.proven, event.retraining_blocked) == (proven, blocked)
 
 
@@ -192,7 +195,6 @@ def test_it_says_whether_labels_have_proven_it_and_whether_the_data_are_bad(
 )
 def test_it_says_since_when_the_population_is_a_new_one(after: str, since: datetime | None) -> None:
     event = told("", after)
-    assert event is not None
     assert event.changed_since == since
 
 
@@ -210,13 +212,11 @@ def test_what_clears_an_alarm_names_the_event_that_opened_it(
     before: str, after: str, opened_by: str | None, closes: str | None
 ) -> None:
     event = told(before, after, opened_by)
-    assert event is not None
     assert event.closes == closes
 
 
 def test_it_tells_of_the_window_that_decided() -> None:
     event, result = told("", "x:C"), window()
-    assert event is not None
     assert (event.window_start, event.window_end, event.window, event.n) == (result.starts, result.ends, 2, 500)
     assert (event.model_name, event.model_version, event.detected_at) == (*VERSION, NOW)
     assert (event.m, [one.name for one in event.features]) == (768, ["x0", "x1"])
@@ -227,19 +227,15 @@ def test_it_says_which_drift_it_is_in_a_sentence() -> None:
     alarms = Alarms(features={"x0": FeatureAlarm(severity=2, second_critical=at(60))})
     found = attribute(alarms, result.features, result.faults, None, None)
     after = replace(evaluated("x:C"), alarms=alarms, attribution=found)
-    outgoing = drift_event(VERSION, evaluated(""), after, result, None, NOW)
-    assert outgoing is not None
-    assert isinstance(outgoing.event, DriftDetected)
-    assert (outgoing.event.attribution, outgoing.event.explanation) == ("covariate", found.sentence)
+    event = event_of(drift_event(VERSION, evaluated(""), after, result, None, NOW))
+    assert (event.attribution, event.explanation) == ("covariate", found.sentence)
 
 
 def test_a_window_of_few_rows_says_nothing_bad_of_a_feature() -> None:
     labelled, alarms = labels()
     after = Evaluation(alarms=alarms, verdict="CRITICAL", windows=1, performance_windows=1)
-    outgoing = drift_event(VERSION, Evaluation(windows=1), after, window(WINDOW[:100]), labelled, NOW)
-    assert outgoing is not None
-    assert isinstance(outgoing.event, DriftDetected)
-    assert {one.raw_severity for one in outgoing.event.features} == {"GOOD"}
+    event = event_of(drift_event(VERSION, Evaluation(windows=1), after, window(WINDOW[:100]), labelled, NOW))
+    assert {one.raw_severity for one in event.features} == {"GOOD"}
 
 
 # --- its name
@@ -268,10 +264,7 @@ def test_the_same_event_has_the_same_id_and_every_other_another() -> None:
 
 
 def test_a_version_that_another_follows_has_its_open_alarm_cleared() -> None:
-    found = superseded_event(VERSION, evaluated("x:C", opened_by="event-1"), 4, NOW)
-    assert found is not None
-    assert isinstance(found.event, DriftDetected)
-    event = found.event
+    event = event_of(superseded_event(VERSION, evaluated("x:C", opened_by="event-1"), 4, NOW))
     assert (event.change, event.severity, event.verdict) == ("cleared", "CRITICAL", "GOOD")
     assert (event.closes, event.reason, event.changed_since) == ("event-1", "version 4 serves", None)
     assert decode_event("driftloop.DriftDetected", encode_event(event)) == event
@@ -312,7 +305,6 @@ def test_it_keeps_to_its_published_schema(event: dict[str, Any]) -> None:
 
 def test_d_and_its_p_can_be_computed_anew_from_the_event_and_from_the_rows() -> None:
     found = told("", "x:C")
-    assert found is not None
     for place, feature in enumerate(found.features):
         was, now = (column[~np.isnan(column)] for column in (REFERENCE[:, place], WINDOW[:, place]))
         assert feature.at is not None
@@ -329,7 +321,6 @@ def test_d_and_its_p_can_be_computed_anew_from_the_event_and_from_the_rows() -> 
 
 def test_psi_and_its_critical_value_can_be_computed_anew_from_the_bins() -> None:
     found = told("", "x:C")
-    assert found is not None
     for feature in found.features:
         assert feature.psi == pytest.approx(index_of(feature.bins), abs=1e-12)
         n, m = sum(one.window for one in feature.bins), sum(one.reference for one in feature.bins)
@@ -340,7 +331,6 @@ def test_psi_and_its_critical_value_can_be_computed_anew_from_the_bins() -> None
 
 def test_the_bins_can_be_counted_anew_from_the_rows() -> None:
     found = told("", "x:C")
-    assert found is not None
     for place, feature in enumerate(found.features):
         edges = [-np.inf, *(one.bound for one in feature.bins if isinstance(one.bound, float)), np.inf]
         counts = [[one.reference, one.window] for one in feature.bins]
@@ -356,10 +346,8 @@ def test_a_categorys_distance_and_psi_can_be_computed_anew_from_the_bins() -> No
     watch = watch_of_column(reference, Feature(name="c", type="category", categories=("a", "b", "c")))
     values = np.array(["a"] * 100 + ["b"] * 200 + ["c"] * 150 + [None] * 50, dtype=np.object_)
     result, _ = evaluate(watch, Alarms(), window_of_column(watch, "c", values))
-    outgoing = drift_event(VERSION, evaluated(""), evaluated("c:C"), result, None, NOW)
-    assert outgoing is not None
-    assert isinstance(outgoing.event, DriftDetected)
-    (feature,) = outgoing.event.features
+    event = event_of(drift_event(VERSION, evaluated(""), evaluated("c:C"), result, None, NOW))
+    (feature,) = event.features
     bins = {one.bound: (one.reference, one.window) for one in feature.bins}
     assert bins == {"a": (400, 100), "b": (300, 200), "other": (0, 150), "missing": (68, 50)}
     assert feature.psi == pytest.approx(index_of(feature.bins), abs=1e-12)

@@ -124,7 +124,7 @@ class Drift(_Part, frozen=True, kw_only=True):
     windows_warning: Count = 3
     correction: Literal["none", "benjamini-hochberg"] = "none"
     min_samples: Annotated[int, Meta(ge=2)] = 500
-    pane_seconds: Positive = 60.0
+    pane_seconds: Annotated[float, Meta(ge=0.001, le=86_400)] = 60.0
     max_age_seconds: Positive = 86_400.0
     max_distinct: Annotated[int, Meta(ge=2, le=100_000)] = 1024
 

@@ -48,6 +48,7 @@ class Assignment:
     ) -> None:
         self.held: dict[offsets.TopicPartition, Held] = {}
         self.joined = False
+        self.closing = False
         self.failure: Exception | None = None
         self._consumer = consumer
         self._pool = pool
@@ -69,9 +70,12 @@ class Assignment:
 
     def on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         """Let go. The list may name partitions that were never ours, for which the client would refuse all."""
-        ours = {(one.topic, one.partition) for one in client.assignment()}
-        leaving = [one for one in partitions if (one.topic, one.partition) in ours]
-        client.incremental_unassign(leaving)
+        # A client that closes may know of no assignment any more, and says so by an exception that none can catch; it
+        # lets go by itself.
+        if not self.closing:
+            ours = {(one.topic, one.partition) for one in client.assignment()}
+            leaving = [one for one in partitions if (one.topic, one.partition) in ours]
+            client.incremental_unassign(leaving)
         for one in partitions:
             self.held.pop((one.topic, one.partition), None)
 

@@ -161,6 +161,7 @@ class ConsumerLoop:
             logger.critical("the consumer stands still until someone decides", extra={"reason": str(halted)})
             self._stand_still()
         finally:
+            self._assignment.closing = True
             self._consumer.close()
 
     def _turn(self, watch: TopicWatch) -> None:
