@@ -8,22 +8,21 @@ The peer is NannyML's CBPE with the same rows: it alarms where the realised accu
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from benchmarks.harness import Ask, Figure, conditions, peer, record, say
+from benchmarks.streams import START, closed
 from driftloop.common.contract import Baseline, Contract, Feature, Target
 from driftloop.common.profile import ReferenceProfile, ScoredRows, scored_rows
 from driftloop.common.rows import canonical_scores
 from driftloop.drift_monitor.domain.attribution import attribute
 from driftloop.drift_monitor.domain.evaluation import Alarms, Watch, evaluate
 from driftloop.drift_monitor.domain.fold.base import State, merged
-from driftloop.drift_monitor.domain.fold.rows import Column, LabelRows, PredictionRows
+from driftloop.drift_monitor.domain.fold.rows import LabelRows
 from driftloop.drift_monitor.domain.labelled import Closed, judge_labels
-from driftloop.drift_monitor.domain.panes import Window
 from driftloop.trainer.domain.reference import reference_profile
 from driftloop.trainer.domain.split import split_baseline
 from driftloop.trainer.domain.training import out_of_fold_scores, train
@@ -31,7 +30,6 @@ from driftloop.trainer.domain.training import out_of_fold_scores, train
 STREAMS = 200
 FEATURES, BASELINE_ROWS = 5, 768
 WINDOWS, ROWS, LABELLED = 4, 500, 2
-START = datetime(2026, 1, 1, tzinfo=UTC)
 MEAN, DEVIATION = 100.0, 15.0
 # The law's log-odds: how strong the features are, and how rare a positive is.
 STRENGTH, INTERCEPT = 1.5, -0.7
@@ -146,26 +144,16 @@ def called(watch: Watch, stream: Stream) -> str:
     counted: list[State] = []
     concept = declined = None
     for number in range(WINDOWS):
-        window = _window(watch, stream, number)
+        window = closed(watch, number, stream.values[number], stream.scores[number])
         result, alarms = evaluate(watch, alarms, window)
         told.add(attribute(alarms, result.features, result.faults, concept, declined).kind)
         counted.append(watch.labels.add(_labels(stream, number)))
         if number + 1 == LABELLED:
-            closed = [Closed(one, START, window.ends, ROWS, ROWS) for one in range(LABELLED)]
-            found, alarms = judge_labels(watch, alarms, closed, merged(counted))
+            both = [Closed(one, START, window.ends, ROWS, ROWS) for one in range(LABELLED)]
+            found, alarms = judge_labels(watch, alarms, both, merged(counted))
             concept, declined = found.concept, found.decline
             told.add(attribute(alarms, result.features, result.faults, concept, declined).kind)
     return next((name for name in ("quality", "concept", "covariate", "performance") if name in told), "quiet")
-
-
-def _window(watch: Watch, stream: Stream, number: int) -> Window:
-    columns = {
-        name: Column(column) for name, column in zip(CONTRACT.feature_names, stream.values[number].T, strict=True)
-    }
-    scores = stream.scores[number]
-    state = watch.predictions.add(PredictionRows(columns, scores, scores >= CONTRACT.decision_threshold))
-    starts = START + timedelta(minutes=number)
-    return Window(starts, starts + timedelta(minutes=1), ROWS, state, {})
 
 
 def _labels(stream: Stream, number: int) -> LabelRows:

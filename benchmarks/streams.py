@@ -12,6 +12,7 @@ from driftloop.drift_monitor.domain.fold.rows import Column, PredictionRows
 from driftloop.drift_monitor.domain.panes import Window
 from driftloop.trainer.domain.reference import reference_profile
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
 FEATURES, REFERENCE_ROWS = 5, 768
 MEAN, DEVIATION = 100.0, 15.0
 Rows = NDArray[np.float64]
@@ -40,14 +41,17 @@ def judged(watch: Watch, windows: Iterable[Rows]) -> Iterator[WindowResult]:
     """The result of each closed window of rows [n, d], the alarms carried from one to the next."""
     alarms = Alarms()
     for number, rows in enumerate(windows):
-        names = watch.contract.feature_names
-        columns = {name: Column(column) for name, column in zip(names, rows.T, strict=True)}
-        scores = np.full(len(rows), 0.25)
-        state = watch.predictions.add(PredictionRows(columns, scores, scores > 1))
-        starts = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number)
-        window = Window(starts, starts + timedelta(minutes=1), len(rows), state, {})
-        result, alarms = evaluate(watch, alarms, window)
+        result, alarms = evaluate(watch, alarms, closed(watch, number, rows, np.full(len(rows), 0.25)))
         yield result
+
+
+def closed(watch: Watch, number: int, rows: Rows, scores: NDArray[np.float64]) -> Window:
+    """The closed window of rows [n, d] with these scores [n]; one a minute."""
+    names, threshold = watch.contract.feature_names, watch.contract.decision_threshold
+    columns = {name: Column(column) for name, column in zip(names, rows.T, strict=True)}
+    state = watch.predictions.add(PredictionRows(columns, scores, scores >= threshold))
+    starts = START + timedelta(minutes=number)
+    return Window(starts, starts + timedelta(minutes=1), len(rows), state, {})
 
 
 def peer_flags(result: WindowResult) -> bool:

@@ -13,9 +13,7 @@ from psycopg import Connection
 
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
-from driftloop.common.envelope import UndecodableMessage, decode_envelope, decode_event
-from driftloop.common.kafka.batches import Delivery
-from driftloop.common.kafka.records import Record
+from driftloop.common.kafka.batches import Delivery, decode
 from driftloop.common.postgres.offsets import StoredOffset, read_offsets
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.topics import LABELED_PREDICTIONS
@@ -235,11 +233,8 @@ def _seen(stored: Mapping[tuple[str, int], StoredOffset], topic: str) -> Seen:
 
 def _delivery(one: ParkedRecord) -> Delivery | None:
     """A parked record as an event again; it was one when it was parked."""
-    topic = PREDICTIONS_TOPIC if one.kind == PREDICTIONS else LABELED_PREDICTIONS
-    try:
-        envelope = decode_envelope(one.headers, topic.events)
-        event = decode_event(envelope.type, one.value)
-    except UndecodableMessage as error:
-        logger.error("a parked record cannot be read any more", extra={"reason": error.reason, "offset": one.offset})
-        return None
-    return Delivery(event, envelope, Record(one.topic, one.partition, one.offset, one.key, one.value, one.headers))
+    (found,) = decode([one.record], PREDICTIONS_TOPIC if one.kind == PREDICTIONS else LABELED_PREDICTIONS)
+    if isinstance(found, Delivery):
+        return found
+    logger.error("a parked record cannot be read any more", extra={"offset": one.record.offset})
+    return None

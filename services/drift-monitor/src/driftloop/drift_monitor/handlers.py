@@ -138,7 +138,7 @@ def _count_all(
                 raise ParkingFull(
                     f"{limits.max_parked} records wait for the profile of version {version[1]} of {version[0]}"
                 )
-            store.panes.park([_parked(one, kind, version) for one in placed], now)
+            store.panes.park([ParkedRecord(one.record, kind, version) for one in placed], now)
         else:
             additions += fold(store, watch, version, kind, placed, now - limits.keep)
     store.panes.add(additions)
@@ -223,10 +223,3 @@ def _net(events: Sequence[LabelEvent]) -> int:
     """How many more predictions are labelled after these events: a first label one more, a retraction one less."""
     first = sum(isinstance(event, PredictionLabeled) and event.previous_label is None for event in events)
     return first - sum(isinstance(event, LabelRetracted) for event in events)
-
-
-def _parked(one: Delivery, kind: int, version: Version) -> ParkedRecord:
-    record = one.record
-    return ParkedRecord(
-        record.topic, record.partition, record.offset, kind, version, record.key, record.value or b"", record.headers
-    )

@@ -68,12 +68,7 @@ def build(settings: Settings) -> Service:
     def fetch_profile(model: str, served: ServedVersion) -> ReferenceProfile:
         return fetch_bundle(served.artifact, model, served.version, trusted).profile
 
-    limits = handlers.Limits(
-        settings.max_parked,
-        timedelta(seconds=settings.allowed_ahead_seconds),
-        timedelta(days=settings.keep_days),
-    )
-    routes = _Routes(contracts, watches, fetch_profile, limits)
+    routes = _Routes(contracts, watches, fetch_profile, _limits(settings))
     consumer = ConsumerLoop(
         config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", namespace.group(NAME)),
         name=NAME,
@@ -97,27 +92,14 @@ def build(settings: Settings) -> Service:
             namespace.topic(LABELED_PREDICTIONS),
             broker_end_offsets(admin, predictions, identities[predictions].partitions),
         ),
-        pace=Pace(
-            settings.evaluate_seconds,
-            timedelta(seconds=settings.allowed_lateness_seconds),
-            limits.keep,
-            timedelta(days=settings.label_wait_days),
-        ),
+        pace=_pace(settings),
         replica=f"{socket.gethostname()}/{os.getpid()}",
         clock=utc_now,
         published=drainer.wake,
         exporter=Exporter(),
     )
     upkeep = Upkeep(
-        pool=pool,
-        ages=Ages(
-            timedelta(hours=settings.hour_panes_after_hours),
-            timedelta(days=settings.day_panes_after_days),
-            limits.keep,
-            timedelta(days=settings.parked_days),
-        ),
-        clock=utc_now,
-        send=lambda letters: send_dead_letters(producer, letters),
+        pool=pool, ages=_ages(settings), clock=utc_now, send=lambda letters: send_dead_letters(producer, letters)
     )
     return Service(
         name=NAME,
@@ -128,6 +110,30 @@ def build(settings: Settings) -> Service:
         workers=(consumer, drainer, evaluator, upkeep),
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), pool.close),
+    )
+
+
+def _limits(settings: Settings) -> handlers.Limits:
+    return handlers.Limits(
+        settings.max_parked, timedelta(seconds=settings.allowed_ahead_seconds), timedelta(days=settings.keep_days)
+    )
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        settings.evaluate_seconds,
+        timedelta(seconds=settings.allowed_lateness_seconds),
+        timedelta(days=settings.keep_days),
+        timedelta(days=settings.label_wait_days),
+    )
+
+
+def _ages(settings: Settings) -> Ages:
+    return Ages(
+        timedelta(hours=settings.hour_panes_after_hours),
+        timedelta(days=settings.day_panes_after_days),
+        timedelta(days=settings.keep_days),
+        timedelta(days=settings.parked_days),
     )
 
 

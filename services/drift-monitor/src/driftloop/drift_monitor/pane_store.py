@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
+from driftloop.common.kafka.records import Record
 from driftloop.drift_monitor.domain.fold.base import State, merged
 from driftloop.drift_monitor.domain.panes import Pane
 
@@ -50,16 +51,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class ParkedRecord:
-    """A record as it was read."""
+    """A record that waits for the profile of its version."""
 
-    topic: str
-    partition: int
-    offset: int
+    record: Record
     kind: int
     version: Version
-    key: bytes | None
-    value: bytes
-    headers: Mapping[str, bytes]
 
 
 _LOCK_PANES = """
@@ -86,7 +82,7 @@ WHERE (p.model_name, p.model_version, p.kind, p.starts, p.seconds, p.partition)
 """
 # The whole of a target must be old enough, and a pane lie in it whole; panes are aligned to the epoch.
 _ROLL_UP = """
-SELECT kind, date_bin(make_interval(secs => %(length)s), starts, timestamptz 'epoch') AS target
+SELECT date_bin(make_interval(secs => %(length)s), starts, timestamptz 'epoch') AS target
 FROM panes
 WHERE model_name = %(model)s AND model_version = %(version)s AND kind = %(kind)s AND seconds < %(length)s
     AND starts < %(before)s
@@ -94,7 +90,7 @@ WHERE model_name = %(model)s AND model_version = %(version)s AND kind = %(kind)s
         <= %(before)s
     AND starts + make_interval(secs => seconds)
         <= date_bin(make_interval(secs => %(length)s), starts, timestamptz 'epoch') + make_interval(secs => %(length)s)
-GROUP BY kind, target ORDER BY target LIMIT %(limit)s
+GROUP BY target ORDER BY target LIMIT %(limit)s
 """
 _TAKE = """
 DELETE FROM panes WHERE model_name = %s AND model_version = %s AND kind = %s AND seconds < %s
@@ -235,7 +231,7 @@ class PaneStore:
         }  # fmt: skip
         targets = self._connection.execute(_ROLL_UP, parameters).fetchall()
         additions = []
-        for _kind, starts in targets:
+        for (starts,) in targets:
             ends = starts + timedelta(seconds=length)
             taken = self._connection.execute(_TAKE, [*version, kind, length, starts, ends]).fetchall()
             if taken:
@@ -264,15 +260,15 @@ class PaneStore:
         """Keep records of a version whose profile is not known yet."""
         rows = [
             (
-                one.topic,
-                one.partition,
-                one.offset,
+                one.record.topic,
+                one.record.partition,
+                one.record.offset,
                 one.kind,
                 *one.version,
                 now,
-                one.key,
-                one.value,
-                msgspec.msgpack.encode(one.headers),
+                one.record.key,
+                one.record.value,
+                msgspec.msgpack.encode(one.record.headers),
             )
             for one in records
         ]
@@ -320,7 +316,7 @@ class PaneStore:
         returning = 'RETURNING topic, partition, "offset", kind, model_name, model_version, key, value, headers'
         rows = self._connection.execute((delete + returning).encode(), parameters).fetchall()
         return [
-            ParkedRecord(topic, partition, offset, kind, (name, version), key, value, _headers(headers))
+            ParkedRecord(Record(topic, partition, offset, key, value, _headers(headers)), kind, (name, version))
             for topic, partition, offset, kind, name, version, key, value, headers in sorted(rows, key=_place)
         ]
 
@@ -328,10 +324,6 @@ class PaneStore:
 def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
     """Rows as the arrays that `unnest` takes."""
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _encoded(headers: Mapping[str, bytes]) -> bytes:
-    return msgspec.msgpack.encode(headers)
 
 
 def _headers(data: bytes) -> dict[str, bytes]:

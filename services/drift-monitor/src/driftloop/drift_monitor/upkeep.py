@@ -13,7 +13,6 @@ from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.kafka.deadletter import DeadLetter
 from driftloop.common.kafka.producer import ProducerFull
-from driftloop.common.kafka.records import Record
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.drift_monitor.pane_store import LABELS, PREDICTIONS, ParkedRecord, Version
 from driftloop.drift_monitor.store import Store
@@ -112,7 +111,6 @@ class Upkeep:
 
 
 def _letter(one: ParkedRecord, waited: timedelta) -> DeadLetter:
-    record = Record(one.topic, one.partition, one.offset, one.key, one.value, one.headers)
     days = waited / timedelta(days=1)
     reason = f"version {one.version[1]} of {one.version[0]} did not become known within {days:g} days"
-    return DeadLetter(record, "handler", "UnknownVersion", reason)
+    return DeadLetter(one.record, "handler", "UnknownVersion", reason)

@@ -39,9 +39,9 @@ def attribute(
     """The attribution of the open alarms, by the last window's `features` and `faults` and the last labelled tests."""
     foreign = tuple(one.name for one in features if one.n and one.foreign > EXTRAPOLATING * one.n)
     if alarms.signal(QUALITY).severity:
-        return _quality(worst_fault(faults), bool(foreign))
+        return _quality(worst_fault(faults))
     if alarms.signal(CONCEPT).severity and concept is not None:
-        return _concept(concept, bool(foreign))
+        return _concept(concept)
     drifted = [one for one in features if one.name in alarms.features and alarms.features[one.name].severity]
     if drifted:
         return _covariate(drifted, foreign)
@@ -50,7 +50,7 @@ def attribute(
     return Attribution(estimate_trusted=not foreign)
 
 
-def _quality(fault: Fault | None, foreign: bool) -> Attribution:
+def _quality(fault: Fault | None) -> Attribution:
     if fault is None:
         return Attribution(
             kind="quality", estimate_trusted=False,
@@ -77,7 +77,7 @@ def _quality(fault: Fault | None, foreign: bool) -> Attribution:
     )  # fmt: skip
 
 
-def _concept(test: ConceptTest, foreign: bool) -> Attribution:
+def _concept(test: ConceptTest) -> Attribution:
     wrong, expected = sum(test.realised), sum(test.estimated)
     return Attribution(
         kind="concept",

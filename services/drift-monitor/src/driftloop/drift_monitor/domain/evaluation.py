@@ -16,10 +16,10 @@ from driftloop.drift_monitor.domain.alarm import FeatureAlarm, Signal, raise_or_
 from driftloop.drift_monitor.domain.calibration import Calibrators, calibrators_of
 from driftloop.drift_monitor.domain.concept import Estimated, estimate
 from driftloop.drift_monitor.domain.fold.base import Fold
-from driftloop.drift_monitor.domain.fold.cells import SCORE, CellCounts, cuts_of
+from driftloop.drift_monitor.domain.fold.cells import SCORE, CellCounts
 from driftloop.drift_monitor.domain.fold.quality import FOREIGN, ROWS, QualityCounts, of_reference
 from driftloop.drift_monitor.domain.fold.registry import label_fold, prediction_fold
-from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows, digest
+from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
 from driftloop.drift_monitor.domain.fold.scale import ScaleCounts, distance_when_rescaled
 from driftloop.drift_monitor.domain.fold.scale import of_reference as scale_of_reference
 from driftloop.drift_monitor.domain.fold.scores import BINS, ScoreHistogram
@@ -61,8 +61,7 @@ class Watch:
     @cached_property
     def reference_quality(self) -> Mapping[str, Counts]:
         """The faults that the reference itself has, by feature."""
-        features = {reference.name: reference for reference in self.profile.features}
-        return {name: of_reference(self.contract.feature(name), features[name]) for name in features}
+        return {one.name: of_reference(self.contract.feature(one.name), one) for one in self.profile.features}
 
     @cached_property
     def reference_scale(self) -> Mapping[str, Counts]:
@@ -276,6 +275,6 @@ def _result(
         window_at_most=comparison.window_at_most,
         reference_at_most=comparison.reference_at_most,
         bins=comparison.bins,
-        cuts_digest=digest(cuts_of(place.cells)),
+        cuts_digest=place.cuts_digest,
         foreign=sum(int(counts[FOREIGN]) for counts in foreign if counts is not None),
     )

@@ -1,5 +1,8 @@
 """Cells: each feature's rows, and the score's, counted where the reference cuts the line: enough for KS, χ² and PSI."""
 
+import hashlib
+from functools import cached_property
+
 import numpy as np
 
 from driftloop.common.statistics.cells import CategoricalCells, Cells, Counts, NumericCells
@@ -22,6 +25,11 @@ class CellCounts(Accumulator[PredictionRows]):
     def meaning(self) -> bytes:
         """The cuts, or the categories in order."""
         return cuts_of(self.cells)
+
+    @cached_property
+    def cuts_digest(self) -> str:
+        """Sixteen hex digits that name the cuts in a report."""
+        return hashlib.sha256(self.meaning).hexdigest()[:16]
 
     def add(self, counts: Counts, rows: PredictionRows) -> None:
         """Count each row's cell."""

@@ -1,6 +1,7 @@
 """Data quality: how many values were missing, invalid, out of range, unseen, or foreign to the reference."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from driftloop.common.contract import Feature
 from driftloop.common.profile import CategoricalReference, FeatureReference
@@ -60,9 +61,9 @@ class QualityCounts(Accumulator[PredictionRows]):
         # Few values are outside of any limit: only these are held against each.
         far = values[(values < self._inner[0]) | (values > self._inner[1])]
         if len(far):
-            counts[OUT_OF_RANGE] += _outside(far, *self._range)
-            counts[FOREIGN] += _outside(far, *self._support)
-            counts[OUTLYING] += _outside(far, *self._middle)
+            counts[OUT_OF_RANGE] += np.count_nonzero(_outside(far, *self._range))
+            counts[FOREIGN] += np.count_nonzero(_outside(far, *self._support))
+            counts[OUTLYING] += np.count_nonzero(_outside(far, *self._middle))
 
 
 def support(reference: FeatureReference) -> tuple[float | None, float | None]:
@@ -89,15 +90,12 @@ def of_reference(feature: Feature, reference: FeatureReference) -> Counts:
     if not isinstance(reference, CategoricalReference):
         weights = np.array(reference.counts, dtype=np.int64)
         values = np.array(reference.values, dtype=np.float64)
-        low = -np.inf if feature.minimum is None else feature.minimum
-        high = np.inf if feature.maximum is None else feature.maximum
-        counts[OUT_OF_RANGE] = int(weights[(values < low) | (values > high)].sum())
+        counts[OUT_OF_RANGE] = int(weights[_outside(values, feature.minimum, feature.maximum)].sum())
     return counts
 
 
-def _outside(values: np.ndarray, low: float | None, high: float | None) -> int:
-    """How many values are below `low` or above `high`; NaN is neither."""
-    if low is None and high is None:
-        return 0
+def _outside(values: np.ndarray, low: float | None, high: float | None) -> NDArray[np.bool_]:
+    """Which values are below `low` or above `high`, None for no limit; NaN is neither."""
     below, above = -np.inf if low is None else low, np.inf if high is None else high
-    return int(np.count_nonzero((values < below) | (values > above)))
+    outside: NDArray[np.bool_] = (values < below) | (values > above)
+    return outside

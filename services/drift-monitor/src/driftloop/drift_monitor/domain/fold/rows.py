@@ -1,6 +1,5 @@
 """Rows as the fold takes them: by column, in arrays."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +49,7 @@ class LabelRows:
     """Changes of labels: +1 where one came to hold, −1 where it ceased to; an amendment is one of each.
 
     `scores` float64 [n], `predictions` bool [n], `labels` and `signs` int64 [n]; `delays` float64 [n] are seconds from
-    the prediction to its first label, NaN in every other change; `uniforms` float64 [n] in [0, 1) are the predictions'.
+    the prediction to its first label, NaN in every other change; `identities` [n] are the predictions' ids.
     """
 
     scores: NDArray[np.float64]
@@ -99,11 +98,6 @@ def label_rows(events: Sequence[PredictionLabeled | LabelRetracted]) -> LabelRow
         np.array(delays, dtype=np.float64),
         identities,
     )
-
-
-def digest(column: bytes) -> str:
-    """Sixteen hex digits that name some bytes in a report."""
-    return hashlib.sha256(column).hexdigest()[:16]
 
 
 def _floats(values: Sequence[FeatureValue]) -> Column:

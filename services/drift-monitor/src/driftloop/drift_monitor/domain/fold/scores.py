@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from driftloop.common.statistics.cells import Counts
 from driftloop.drift_monitor.domain.calibration import Calibrator
-from driftloop.drift_monitor.domain.fold.base import Accumulator, numbers
+from driftloop.drift_monitor.domain.fold.base import Accumulator, RowsT, numbers
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
 
 BINS = 1000
@@ -39,7 +39,7 @@ class ScoreHistogram(Accumulator[PredictionRows]):
         counts += np.bincount(place, minlength=self.size)
 
 
-class CalibratedSums(Accumulator[PredictionRows]):
+class _Calibrated(Accumulator[RowsT]):
     """For each answer (0, 1): rows, Σp̂ and Σp̂(1 − p̂), the latter two in units of 10⁻⁶; counts [6].
 
     p̂ is the calibrated probability of label 1. Integers, so that sums are the same in whatever order they were made.
@@ -56,24 +56,17 @@ class CalibratedSums(Accumulator[PredictionRows]):
         """The calibrator's curve."""
         return self._calibrator.meaning
 
+
+class CalibratedSums(_Calibrated[PredictionRows]):
+    """The calibrated sums of all predictions."""
+
     def add(self, counts: Counts, rows: PredictionRows) -> None:
         """Add each row's calibrated probability."""
         add_calibrated(counts, self._calibrator, rows.scores, rows.predictions, None)
 
 
-class LabelledCalibratedSums(Accumulator[LabelRows]):
-    """`CalibratedSums` of the labelled rows alone: what was estimated for the rows whose truth is known."""
-
-    name = "calibrated"
-    size = 6
-
-    def __init__(self, calibrator: Calibrator) -> None:
-        self._calibrator = calibrator
-
-    @property
-    def meaning(self) -> bytes:
-        """The calibrator's curve."""
-        return self._calibrator.meaning
+class LabelledCalibratedSums(_Calibrated[LabelRows]):
+    """Those of the labelled rows alone: what was estimated for the rows whose truth is known."""
 
     def add(self, counts: Counts, rows: LabelRows) -> None:
         """Add each change; the sum over an amendment's two is nothing."""
