@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.counting import Counting
 from tests.support.house import House
+from tests.support.monitored import Monitor
 
 
 @pytest.fixture
@@ -14,3 +15,9 @@ def counting(house: House) -> Iterator[Counting]:
     counting = Counting(house)
     yield counting
     counting.close()
+
+
+@pytest.fixture
+def monitor(house: House) -> Monitor:
+    """A drift monitor's parts on a schema of its own."""
+    return Monitor(house, house.pool("drift_monitor", max_size=8))
