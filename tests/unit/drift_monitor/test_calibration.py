@@ -45,6 +45,13 @@ def test_the_curve_is_scikit_learns_within_the_bounds_of_succession(rows: Rows) 
     np.testing.assert_allclose(calibrator_of(scored(rows))(asked), theirs.predict(asked), atol=1e-9)
 
 
+@given(ROWS)
+def test_every_canonical_score_is_found_on_the_curve_knots_and_ends_too(rows: Rows) -> None:
+    curve = calibrator_of(scored(rows))
+    asked = np.concatenate((np.linspace(0, 1, 4097).round(6), curve.scores, [0.0, 1.0]))
+    np.testing.assert_allclose(curve(asked), np.interp(asked, curve.scores, curve.probabilities), rtol=0, atol=1e-12)
+
+
 def test_one_class_alone_proves_no_certainty() -> None:
     assert calibrator_of(scored([(0.1, 0), (0.9, 0)]))(np.array([0.0, 0.5, 1.0])) == pytest.approx([1 / 4] * 3)
 

@@ -9,8 +9,9 @@ from scipy import stats
 
 from driftloop.common.profile import scored_rows
 from driftloop.common.statistics.cells import Counts
-from driftloop.drift_monitor.domain.calibration import Calibrators, bin_middles, calibrators_of
+from driftloop.drift_monitor.domain.calibration import Calibrators, bin_middles, calibrator_of, calibrators_of
 from driftloop.drift_monitor.domain.concept import concept_test, estimate
+from driftloop.drift_monitor.domain.fold.scores import add_calibrated
 
 BINS = 1000
 TRUE = Calibrators(bin_middles(BINS), np.tile(bin_middles(BINS), (2, 1)), 10**9)
@@ -84,6 +85,30 @@ def test_the_error_has_the_part_of_the_rows_and_the_part_of_the_calibration() ->
     assert sure.calibration_error == pytest.approx(0, abs=1e-12)
     assert unsure.accuracy_error == pytest.approx(np.hypot(unsure.sampling_error, unsure.calibration_error))
     assert unsure.calibration_error > 0.005
+
+
+def test_the_exact_sums_of_the_same_rows_are_believed_and_those_of_others_are_not() -> None:
+    scores, labels = stream(3, 500)
+    scores, law = scores.round(6), calibrated(1)
+    found = scored_rows(*stream(1, 614))
+    assert found is not None
+    curve, said_yes = calibrator_of(found), scores >= 0.5
+    exact = np.zeros(6, dtype=np.int64)
+    add_calibrated(exact, curve, scores, said_yes, None)
+    joint = counted(scores, labels)
+    mine = estimate(joint.sum(axis=1), law, exact)
+    assert mine is not None
+    assert mine.true_positives == pytest.approx(curve(scores)[said_yes].sum() / 500, abs=1e-6)
+    assert mine.accuracy == pytest.approx(np.where(said_yes, curve(scores), 1 - curve(scores)).mean(), abs=1e-6)
+    assert mine.sampling_error == pytest.approx(np.sqrt((curve(scores) * (1 - curve(scores))).sum()) / 500, abs=1e-6)
+    test = concept_test(joint, law, exact)
+    assert test is not None
+    assert test.estimated == pytest.approx((mine.false_positives, mine.false_negatives))
+    assert test.sampling_variance == pytest.approx(
+        [(curve(scores) * (1 - curve(scores)))[rows].sum() / 500**2 for rows in (said_yes, ~said_yes)], abs=1e-9
+    )
+    others = exact + np.array([1, 0, 0, 0, 0, 0])
+    assert estimate(joint.sum(axis=1), law, others) == estimate(joint.sum(axis=1), law)
 
 
 def test_no_row_has_no_estimate_and_one_row_has_no_order() -> None:

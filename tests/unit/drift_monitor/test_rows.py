@@ -11,7 +11,7 @@ from driftloop.common.envelope import UndecodableMessage, decode_event, encode_e
 from driftloop.common.events import PredictionMade
 from driftloop.drift_monitor.domain.evaluation import Watch
 from driftloop.drift_monitor.domain.fold.quality import NAMES
-from driftloop.drift_monitor.domain.fold.rows import PredictionRows, label_rows, prediction_rows
+from driftloop.drift_monitor.domain.fold.rows import Column, PredictionRows, label_rows, prediction_rows
 from tests.support.predictions import START, labeled, prediction
 from tests.unit.drift_monitor.builders import mixed_watch, retracted
 
@@ -222,3 +222,11 @@ def test_a_label_that_comes_after_a_retraction_is_no_first_one() -> None:
 def test_no_event_changes_no_label() -> None:
     assert len(label_rows([])) == 0
     assert WATCH.labels.add(label_rows([])).counts.sum() == 0
+
+
+def test_the_numbers_outside_limits_come_ascending_and_without_the_missing() -> None:
+    column = Column(np.array([3.0, np.nan, -1.0, 9.0, 2.0, 7.0, 0.0]))
+    assert column.outside(0.0, 3.0).tolist() == [-1.0, 7.0, 9.0]
+    assert column.outside(2.0, 8.0).tolist() == [-1.0, 0.0, 9.0]
+    assert column.outside(-np.inf, np.inf).tolist() == []
+    assert column.take(np.array([0, 6])).outside(1.0, 2.0).tolist() == [0.0, 3.0]

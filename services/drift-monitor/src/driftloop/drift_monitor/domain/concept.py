@@ -6,6 +6,7 @@ that makes labels of inputs, by construction. That is what makes its gap to the 
 """
 
 import math
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import stats
 
 from driftloop.common.statistics.cells import Counts
 from driftloop.drift_monitor.domain.calibration import Calibrators, bin_middles
+from driftloop.drift_monitor.domain.fold.scores import SCALE
 
 # Two-sided, of a normal distribution.
 _BAND = float(stats.norm.ppf(0.975))
@@ -70,15 +72,19 @@ class ConceptTest(msgspec.Struct, frozen=True, kw_only=True):
     concept: bool
 
 
-def estimate(counts: Counts, calibrators: Calibrators) -> Estimated | None:
-    """The expected figures of rows counted by answer and score bin, int64 [2, bins]; None without a row."""
+def estimate(counts: Counts, calibrators: Calibrators, exact: Counts | None = None) -> Estimated | None:
+    """The expected figures of rows counted by answer and score bin, int64 [2, bins]; None without a row.
+
+    `exact` are the same rows' calibrated sums [6], as the fold keeps them; without them a score is its bin's middle.
+    """
     n = int(counts.sum())
     if n <= 0:
         return None
     curve = calibrators.curve
-    expected = np.stack([counts @ (1 - curve), counts @ curve], axis=1) / n
-    (tn, fn), (fp, tp) = expected.tolist()
-    sampling = math.sqrt(float(_variances(counts, curve).sum())) / n
+    sums = _sums(counts, curve, exact)
+    tn, fp = ((sums.rows - sums.positives) / n).tolist()
+    fn, tp = (sums.positives / n).tolist()
+    sampling = math.sqrt(float(sums.variances.sum())) / n
     calibration = float(np.std(_wrong(counts, calibrators.resampled).sum(axis=1) / n, ddof=1))
     error = math.hypot(sampling, calibration)
     return Estimated(
@@ -103,10 +109,16 @@ def estimate(counts: Counts, calibrators: Calibrators) -> Estimated | None:
 
 
 def concept_test(
-    counts: Counts, calibrators: Calibrators, *, alpha: float = 0.01, margin: float = 0.015
+    counts: Counts,
+    calibrators: Calibrators,
+    exact: Counts | None = None,
+    *,
+    alpha: float = 0.01,
+    margin: float = 0.015,
 ) -> ConceptTest | None:
     """Test labelled rows counted by answer, label and score bin, int64 [2, 2, bins]; None without a row.
 
+    `exact` are the same rows' calibrated sums [6], as the fold keeps them; without them a score is its bin's middle.
     `margin` is what the shares may be wrong by, as a standard deviation, however many rows there are: no calibration is
     perfect, and without it every large window would be significant.
     """
@@ -115,8 +127,10 @@ def concept_test(
         return None
     rows = counts.sum(axis=1)
     realised = np.array([counts[1, 0].sum(), counts[0, 1].sum()]) / n
-    estimated = _wrong(rows, calibrators.curve[None])[0] / n
-    sampling = _variances(rows, calibrators.curve) / n**2
+    sums = _sums(rows, calibrators.curve, exact)
+    estimated = np.array([sums.rows[1] - sums.positives[1], sums.positives[0]]) / n
+    # Those answered 1 vary in how many are false positives, those answered 0 in how many are false negatives.
+    sampling = sums.variances[::-1] / n**2
     calibration = np.cov(_wrong(rows, calibrators.resampled) / n, rowvar=False)
     gap = realised - estimated
     variance = np.diag(sampling + margin**2) + calibration
@@ -145,10 +159,22 @@ def _wrong(counts: Counts, curves: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([(1 - curves) @ counts[1], curves @ counts[0]], axis=1)
 
 
-def _variances(counts: Counts, curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Σp̂(1 − p̂) over the rows answered 1 and 0 [2]: the variances of how many are false positives and negatives."""
-    found: NDArray[np.float64] = counts[::-1] @ (curve * (1 - curve))
-    return found
+class _Sums(NamedTuple):
+    """Rows, Σp̂ and Σp̂(1 − p̂) of those answered 0 and 1, each [2]."""
+
+    rows: Counts
+    positives: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+
+def _sums(counts: Counts, curve: NDArray[np.float64], exact: Counts | None) -> _Sums:
+    """The sums of rows [2, bins]: the exact ones, if they are of all these rows."""
+    rows = counts.sum(axis=1)
+    if exact is not None:
+        counted, positives, variances = exact.reshape(2, 3).T
+        if np.array_equal(counted, rows):
+            return _Sums(rows, positives / SCALE, variances / SCALE)
+    return _Sums(rows, counts @ curve, counts @ (curve * (1 - curve)))
 
 
 def _roc_auc(rows: Counts, curve: NDArray[np.float64]) -> float | None:

@@ -22,7 +22,7 @@ from driftloop.drift_monitor.domain.fold.registry import label_fold, prediction_
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
 from driftloop.drift_monitor.domain.fold.scale import ScaleCounts, distance_when_rescaled
 from driftloop.drift_monitor.domain.fold.scale import of_reference as scale_of_reference
-from driftloop.drift_monitor.domain.fold.scores import BINS, ScoreHistogram
+from driftloop.drift_monitor.domain.fold.scores import BINS, CalibratedSums, ScoreHistogram
 from driftloop.drift_monitor.domain.panes import Window
 from driftloop.drift_monitor.domain.quality import Fault, faults, lies_elsewhere, worst_fault
 from driftloop.drift_monitor.domain.severity import Severity, corrected, raw_severity, sizeable, worst
@@ -244,7 +244,8 @@ def _estimated(watch: Watch, window: Window) -> Estimated | None:
     histogram = window.state.part(ScoreHistogram().frame)
     if watch.calibrators is None or histogram is None or not histogram.sum():
         return None
-    return estimate(histogram.reshape(2, BINS), watch.calibrators)
+    exact = watch.predictions.counted_by(CalibratedSums, window.state)
+    return estimate(histogram.reshape(2, BINS), watch.calibrators, exact)
 
 
 def _result(

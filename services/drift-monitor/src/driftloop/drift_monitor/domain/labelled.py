@@ -19,6 +19,7 @@ from driftloop.drift_monitor.domain.fold.labels import (
     delay_quantile,
     joint_histogram,
 )
+from driftloop.drift_monitor.domain.fold.scores import LabelledCalibratedSums
 from driftloop.drift_monitor.domain.performance import Performance, performance
 from driftloop.drift_monitor.domain.severity import Severity
 
@@ -162,8 +163,11 @@ def labelled_result(watch: Watch, starts: datetime, ends: datetime, n: int, stat
     if counts is not None and realised.n:
         joint = joint_histogram(counts)
         if watch.calibrators is not None:
-            estimated = estimate(joint.sum(axis=1), watch.calibrators)
-            concept = concept_test(joint, watch.calibrators, alpha=limits.concept_alpha, margin=limits.concept_margin)
+            exact = watch.labels.counted_by(LabelledCalibratedSums, state)
+            estimated = estimate(joint.sum(axis=1), watch.calibrators, exact)
+            concept = concept_test(
+                joint, watch.calibrators, exact, alpha=limits.concept_alpha, margin=limits.concept_margin
+            )
         if watch.profile.heldout is not None:
             confusion = joint.sum(axis=2)
             declined = decline(
@@ -186,8 +190,7 @@ def labelled_result(watch: Watch, starts: datetime, ends: datetime, n: int, stat
 
 
 def _sets(watch: Watch, state: State, n: int) -> SetCoverageResult | None:
-    accumulator = next((one for one in watch.labels.accumulators if isinstance(one, SetCoverage)), None)
-    counts = None if accumulator is None else state.part(accumulator.frame)
+    counts = watch.labels.counted_by(SetCoverage, state)
     if counts is None or n <= 0:
         return None
     covered, empty, single, both = (int(count) for count in counts)

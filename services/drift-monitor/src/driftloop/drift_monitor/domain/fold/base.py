@@ -147,6 +147,11 @@ class Fold(Generic[RowsT]):
             start += accumulator.size
         return State(self.frames, counts)
 
+    def counted_by(self, kind: type[Accumulator[RowsT]], state: State) -> Counts | None:
+        """What this fold's accumulator of a kind counted in a state; None where there is none, or no such frame."""
+        found = next((one for one in self.accumulators if isinstance(one, kind)), None)
+        return None if found is None else state.part(found.frame)
+
 
 def merged(states: Iterable[State]) -> State:
     """The sum of states; one running sum, for a day of minutes at once would be tens of megabytes."""

@@ -33,11 +33,11 @@ class QualityCounts(Accumulator[PredictionRows]):
         self._range = feature.minimum, feature.maximum
         self._support = support(reference)
         self._middle = middle(reference)
-        limits = (self._range, self._support, self._middle)
-        self._inner = (
-            max((low for low, _ in limits if low is not None), default=-np.inf),
-            min((high for _, high in limits if high is not None), default=np.inf),
-        )
+        # In the order of the counts; no number is an unseen category.
+        limits = (self._range, (None, None), self._support, self._middle)
+        self._lows = np.array([-np.inf if low is None else low for low, _ in limits])
+        self._highs = np.array([np.inf if high is None else high for _, high in limits])
+        self._inner = float(self._lows.max()), float(self._highs.min())
 
     @property
     def meaning(self) -> bytes:
@@ -59,11 +59,10 @@ class QualityCounts(Accumulator[PredictionRows]):
         values = column.values
         counts[MISSING] += int(np.count_nonzero(np.isnan(values))) - invalid
         # Few values are outside of any limit: only these are held against each.
-        far = values[(values < self._inner[0]) | (values > self._inner[1])]
+        far = column.outside(*self._inner)
         if len(far):
-            counts[OUT_OF_RANGE] += np.count_nonzero(_outside(far, *self._range))
-            counts[FOREIGN] += np.count_nonzero(_outside(far, *self._support))
-            counts[OUTLYING] += np.count_nonzero(_outside(far, *self._middle))
+            outside = far.searchsorted(self._lows, side="left") + len(far) - far.searchsorted(self._highs, side="right")
+            counts[OUT_OF_RANGE:] += outside
 
 
 def support(reference: FeatureReference) -> tuple[float | None, float | None]:

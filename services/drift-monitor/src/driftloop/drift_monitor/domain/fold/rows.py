@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,18 @@ class Column:
     def take(self, rows: NDArray[np.int64]) -> "Column":
         """The rows with these numbers."""
         return Column(self.values[rows], None if self.invalid is None else self.invalid[rows])
+
+    def outside(self, low: float, high: float) -> NDArray[np.float64]:
+        """The numbers below `low` or above `high`, ascending; asked for the same limits again, it has them still."""
+        found = self._outside.get((low, high))
+        if found is None:
+            values = np.asarray(self.values, dtype=np.float64)
+            found = self._outside[low, high] = np.sort(values[(values < low) | (values > high)])
+        return found
+
+    @cached_property
+    def _outside(self) -> dict[tuple[float, float], NDArray[np.float64]]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)

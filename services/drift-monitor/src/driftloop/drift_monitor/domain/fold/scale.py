@@ -14,6 +14,10 @@ from driftloop.drift_monitor.domain.fold.rows import PredictionRows
 
 PER_OCTAVE, OCTAVES = 16, 20
 BINS = 2 * PER_OCTAVE * OCTAVES + 1
+# The least value of each bin: of the first, the least positive float.
+_STARTS = np.append(
+    np.nextafter(0, 1), np.exp2(np.arange(1 - PER_OCTAVE * OCTAVES, BINS - PER_OCTAVE * OCTAVES) / PER_OCTAVE)
+)
 
 
 class ScaleCounts(Accumulator[PredictionRows]):
@@ -23,6 +27,7 @@ class ScaleCounts(Accumulator[PredictionRows]):
     """
 
     size = BINS
+    revision = 2
 
     def __init__(self, cells: NumericCells, low: float, high: float) -> None:
         self.feature = cells.name
@@ -38,10 +43,8 @@ class ScaleCounts(Accumulator[PredictionRows]):
 
     def add(self, counts: Counts, rows: PredictionRows) -> None:
         """Count each positive value outside the middle."""
-        values = rows.columns[self.feature].values
-        outside = np.asarray(values[(values < self._low) | (values > self._high)], dtype=np.float64)
-        if len(outside):
-            np.add.at(counts, _bins(outside[outside > 0]), 1)
+        outside = rows.columns[self.feature].outside(self._low, self._high)
+        counts += np.bincount(_places(outside), minlength=BINS + 1)[1:]
 
     def of_all(self, outside: Counts, cells: Counts) -> Counts:
         """The same counts [BINS] of all values: those outside, and those of the `cells` inside, at their middles."""
@@ -70,15 +73,12 @@ def distance_when_rescaled(reference: Counts, window: Counts) -> float:
 
 
 def _counted(values: NDArray[np.float64], weights: Counts) -> Counts:
-    positive = values > 0
-    return np.bincount(_bins(values[positive]), weights=weights[positive], minlength=BINS).astype(np.int64)
+    return np.bincount(_places(values), weights=weights, minlength=BINS + 1)[1:].astype(np.int64)
 
 
-def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The bin of each positive value."""
-    place = np.floor(np.log2(values) * PER_OCTAVE) + PER_OCTAVE * OCTAVES
-    bins: NDArray[np.int64] = np.minimum(np.maximum(place, 0), BINS - 1).astype(np.int64)
-    return bins
+def _places(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """One more than the bin of each positive value; 0 of every other."""
+    return _STARTS.searchsorted(values, side="right")
 
 
 def _moved(cumulative: NDArray[np.float64], bins: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ SCALE = 10**6
 
 def score_bins(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """The bin of each canonical score (six decimals): BINS equal ones, the last closed on both sides."""
-    return np.minimum(scaled(scores) * BINS // SCALE, BINS - 1)
+    return np.minimum(scaled(scores) // (SCALE // BINS), BINS - 1)
 
 
 def scaled(scores: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -47,6 +47,7 @@ class _Calibrated(Accumulator[RowsT]):
 
     name = "calibrated"
     size = 6
+    revision = 2
 
     def __init__(self, calibrator: Calibrator) -> None:
         self._calibrator = calibrator
@@ -82,10 +83,12 @@ def add_calibrated(
 ) -> None:
     """Add rows, Σp̂ and Σp̂(1 − p̂) by answer to `counts` [6]."""
     calibrated = calibrator(scores)
-    units = np.ones(len(scores), dtype=np.int64) if signs is None else signs
-    columns = (units, units * scaled(calibrated), units * scaled(calibrated * (1 - calibrated)))
-    positive = predictions.astype(np.int64)
-    for place, column in enumerate(columns):
-        said_yes = int(np.dot(column, positive))
-        counts[place] += int(column.sum()) - said_yes
-        counts[3 + place] += said_yes
+    # Whole numbers as floats: their sums are exact below 2⁵³, nine thousand million rows, and fast.
+    columns = np.ones((3, len(scores)))
+    np.rint(calibrated * SCALE, out=columns[1])
+    np.rint(calibrated * (1 - calibrated) * SCALE, out=columns[2])
+    if signs is not None:
+        columns *= signs
+    everyone, said_yes = columns.sum(axis=1), columns @ predictions.astype(np.float64)
+    counts[:3] += (everyone - said_yes).astype(np.int64)
+    counts[3:] += said_yes.astype(np.int64)
