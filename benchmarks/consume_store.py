@@ -6,15 +6,11 @@ headers, typed events, duplicates, panes and offsets in one durable transaction,
 from the first records that it had to the last, so that no start of a process counts.
 """
 
-import json
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 
-from confluent_kafka import Consumer, TopicPartition
-
 from benchmarks.harness import Figure, alternate, conditions, record, say
+from benchmarks.support.bare import bare
 from benchmarks.support.monitor import Monitor, installed, publish
 from driftloop.common.topics import PREDICTIONS
 
@@ -22,19 +18,17 @@ EVENTS, ROUNDS = 300_000, 5
 # A busy predictor's event time, read after an outage.
 EVERY = timedelta(milliseconds=1)
 RATIO = 0.5
-BARE = "bare"
 
 
 def main() -> None:
     """Produce once; then read it again and again."""
-    if sys.argv[1:2] == [BARE]:
-        print(json.dumps(bare(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
-        return
     with installed() as monitor:
         say(f"{EVENTS:,} predictions go into the log")
         publish(monitor, EVENTS, datetime.now(UTC) - EVENTS * EVERY, EVERY)
         say(f"{ROUNDS} rounds of ours and the peer's")
-        ours, theirs = alternate(ROUNDS, lambda: monitored(monitor), lambda: in_its_own_process(monitor))
+        ours, theirs = alternate(
+            ROUNDS, lambda: monitored(monitor), lambda: bare(monitor.bootstrap_servers, monitor.topic, EVENTS).rate
+        )
     record(
         Figure(
             figure="end to end events/s against bare consume + JSON decode",
@@ -66,29 +60,6 @@ def monitored(monitor: Monitor) -> float:
         )
     monitor.process.terminate()
     return (EVENTS - first) / took
-
-
-def in_its_own_process(monitor: Monitor) -> float:
-    """Events/s of the bare loop."""
-    command = [sys.executable, "-m", "benchmarks.consume_store", BARE, monitor.bootstrap_servers, monitor.topic]
-    done = subprocess.run([*command, str(EVENTS)], capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout))
-
-
-def bare(bootstrap_servers: str, topic: str, count: int) -> float:
-    """Events/s of reading and parsing `count` records, from the first batch to the last."""
-    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": BARE, "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(PREDICTIONS.partitions)])
-    messages = consumer.consume(5_000, 30.0)
-    start, first, read = time.perf_counter(), len(messages), len(messages)
-    while read < count:
-        messages = consumer.consume(5_000, 1.0)
-        for message in messages:
-            json.loads(message.value() or b"")
-        read += len(messages)
-    took = time.perf_counter() - start
-    consumer.close()
-    return (read - first) / took
 
 
 if __name__ == "__main__":
