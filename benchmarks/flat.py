@@ -113,7 +113,7 @@ def main() -> None:
             ours=cost,
             peer=machine,
             ratio=ratio,
-            target=f"<= {RATIO:g} as often the bare loop's on the same million",
+            target=f"<= {RATIO:g} x the same of a bare loop that reads the same millions",
             met=ratio <= RATIO,
             conditions=sizes | {"first_us": ours[0], "last_us": ours[-1], "ratio": "median of ours over the peer's"},
         )

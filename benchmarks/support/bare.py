@@ -10,6 +10,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from driftloop.common.topics import PREDICTIONS
 
+TIMEOUT_SECONDS = 30.0
+
 
 class Bare(NamedTuple):
     """Events/s from the first batch to the last, and the processor's µs for each event in between."""
@@ -19,7 +21,10 @@ class Bare(NamedTuple):
 
 
 def bare(bootstrap_servers: str, topic: str, count: int) -> Bare:
-    """Read and parse the first `count` records that the log still has, in a new process."""
+    """Read and parse the first `count` records that the log still has, in a new process.
+
+    Raises CalledProcessError where the log has fewer.
+    """
     command = [sys.executable, "-m", "benchmarks.support.bare", bootstrap_servers, topic, str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Bare(*json.loads(done.stdout))
@@ -28,10 +33,14 @@ def bare(bootstrap_servers: str, topic: str, count: int) -> Bare:
 def _read(bootstrap_servers: str, topic: str, count: int) -> Bare:
     consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "bare", "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PREDICTIONS.partitions)])
-    begun = read = len(consumer.consume(5_000, 30.0))
-    start, busy = time.perf_counter(), time.process_time()
+    begun = read = len(consumer.consume(5_000, TIMEOUT_SECONDS))
+    start = last = time.perf_counter()
+    busy = time.process_time()
     while read < count:
         messages = consumer.consume(5_000, 1.0)
+        last = time.perf_counter() if messages else last
+        if time.perf_counter() - last > TIMEOUT_SECONDS:
+            sys.exit(f"{read:,} of {count:,} records came, and no more within {TIMEOUT_SECONDS:g} s")
         for message in messages:
             json.loads(message.value() or b"")
         read += len(messages)
