@@ -16,7 +16,6 @@ from driftloop.drift_monitor.domain.panes import (
     Pane,
     Window,
     instant,
-    pane_start,
     pane_starts,
     tile,
 )
@@ -73,6 +72,11 @@ def looked(stream: list[Pane], looks: list[int], max_age: float) -> list[Window]
 
 
 # --- panes
+
+
+def pane_start(time: datetime, seconds: float) -> datetime:
+    (start,) = pane_starts([time], round(seconds * MICROSECONDS)).tolist()
+    return instant(start)
 
 
 @given(TIMES, LENGTHS)

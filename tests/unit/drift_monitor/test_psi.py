@@ -15,7 +15,6 @@ from driftloop.common.statistics.comparison import (
     MISSING,
     compare,
     critical_index,
-    psi_bins,
     stability_index,
 )
 from tests.unit.drift_monitor.builders import counted, numeric
@@ -61,7 +60,7 @@ def test_psi_of_counts_is_psi_of_the_rows(reference: Sample, window: Sample, bin
 @given(SAMPLES.filter(lambda sample: not np.isnan(sample).all()))
 def test_a_bin_is_open_below_and_closed_above(reference: Sample) -> None:
     cells = numeric(reference)
-    place = psi_bins(cells, 10)
+    place = cells.bins(10).place
     assert np.all(np.diff(place) >= 0), "bins follow the line"
     # Between neighbouring floats there is no gap: that cell never counts, wherever it is.
     real = np.append(True, np.nextafter(cells.cuts[:-1], np.inf) < cells.cuts[1:])

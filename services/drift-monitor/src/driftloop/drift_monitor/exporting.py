@@ -40,11 +40,12 @@ class Exporter:
     """Shows what was last judged."""
 
     def __init__(self) -> None:
-        self._shown: set[Version] = set()
+        # How many windows of each kind were closed when a version's were last shown.
+        self._shown: dict[Version, tuple[int, int]] = {}
 
     def keep(self, versions: Iterable[Version]) -> None:
         """Take all down where a version is shown that is not among these: it serves no more, and tells of no one."""
-        if self._shown - set(versions):
+        if self._shown.keys() - set(versions):
             self.clear()
 
     def export(
@@ -58,13 +59,18 @@ class Exporter:
     ) -> None:
         """Set every gauge of one version from what is stored."""
         labels = (version[0], str(version[1]))
-        self._shown.add(version)
         metrics.DRIFT_VERDICT.labels(*labels).set(Severity[evaluation.verdict])
         for name in (QUALITY, CONCEPT, DECLINE):
             metrics.SIGNAL_SEVERITY.labels(*labels, name).set(evaluation.alarms.signal(name).severity)
         metrics.LATE_PREDICTIONS.labels(*labels).set(store.late(version, evaluation))
         if watermark is not None:
             metrics.WATERMARK_LAG.labels(version[0]).set((now - watermark).total_seconds())
+        closed = evaluation.windows, evaluation.performance_windows
+        if self._shown.get(version) != closed:
+            self._windows(store, version, labels)
+            self._shown[version] = closed
+
+    def _windows(self, store: Store, version: Version, labels: tuple[str, str]) -> None:
         window = store.last_window(version)
         if window is not None:
             _window(labels, window)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from driftloop.common.statistics.cells import CategoricalCells, Cells, Counts, NumericCells
@@ -95,12 +94,6 @@ class _Gap(NamedTuple):
 _NOT_NUMERIC = _Gap(Deviation(0, 0, 0), 0, 0, 0)
 
 
-def kolmogorov_smirnov(cells: NumericCells, window: Counts) -> tuple[float, float]:
-    """The two-sided two-sample D and p, as `scipy.stats.ks_2samp` gives them for the rows themselves."""
-    deviation = _widest_gap(cells, window).deviation
-    return deviation.statistic, p_values([deviation])[0]
-
-
 def _widest_gap(cells: NumericCells, window: Counts) -> _Gap:
     """In whole numbers, so that nothing is rounded."""
     reference, seen = cells.at_most, np.cumsum(window[:-1])
@@ -136,11 +129,6 @@ def _numeric(cells: NumericCells, window: Counts, gap: _Gap, p: float, bins: int
         reference_at_most=gap.reference if steps else None,
         bins=tuple(zip(labels[:used], reference.tolist(), counts.tolist(), strict=True)),
     )
-
-
-def psi_bins(cells: NumericCells, bins: int) -> NDArray[np.int64]:
-    """The bin of each non-missing cell. Bins are (a, b], cut at the reference's distinct quantiles."""
-    return cells.bins(bins).place
 
 
 # --- categories

@@ -241,7 +241,7 @@ def _quality_alarm(signal: Signal, found: Sequence[Fault], window: Window) -> Si
 
 
 def _estimated(watch: Watch, window: Window) -> Estimated | None:
-    histogram = window.state.part(ScoreHistogram().frame)
+    histogram = watch.predictions.counted_by(ScoreHistogram, window.state)
     if watch.calibrators is None or histogram is None or not histogram.sum():
         return None
     exact = watch.predictions.counted_by(CalibratedSums, window.state)

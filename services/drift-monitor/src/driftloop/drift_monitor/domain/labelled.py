@@ -157,7 +157,7 @@ def judge_labels(
 def labelled_result(watch: Watch, starts: datetime, ends: datetime, n: int, state: State) -> LabelledResult:
     """The figures of labelled rows counted in `state`; `n` counts all rows of that time."""
     limits, threshold = watch.contract.performance, watch.contract.decision_threshold
-    counts = state.part(LabelledScores().frame)
+    counts = watch.labels.counted_by(LabelledScores, state)
     realised = performance(counts)
     estimated = concept = declined = None
     if counts is not None and realised.n:
@@ -173,7 +173,7 @@ def labelled_result(watch: Watch, starts: datetime, ends: datetime, n: int, stat
             declined = decline(
                 watch.profile.heldout, threshold, confusion, alpha=limits.decline_alpha, least=limits.decline_min
             )
-    delays = state.part(LabelDelays().frame)
+    delays = watch.labels.counted_by(LabelDelays, state)
     return LabelledResult(
         starts=starts,
         ends=ends,

@@ -54,11 +54,6 @@ def instant(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)
 
 
-def pane_start(time: datetime, seconds: float) -> datetime:
-    """The start of the pane that `time` falls into."""
-    return time - (time - EPOCH) % timedelta(microseconds=round(seconds * MICROSECONDS))
-
-
 def tile(panes: Sequence[Pane], watermark: datetime, min_samples: int, max_age: float) -> list[Window]:
     """Close every window that can be closed.
 
