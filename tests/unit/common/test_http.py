@@ -1,6 +1,7 @@
 """Bodies are bounded whatever their headers claim, and health names what is wrong."""
 
 import asyncio
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.types import Message, Receive, Scope, Send
 
 from driftloop.common import http
-from driftloop.common.http import BodyLimit, field_problem, management_app
+from driftloop.common.http import BodyLimit, field_problem, management_app, problem_details
 from tests.support.asgi import ask
 
 LIMIT = 10
@@ -157,3 +158,23 @@ def test_metrics_are_exported() -> None:
 )
 def test_a_wrong_field_is_shown_short_and_as_json(value: object, shown: object) -> None:
     assert field_problem("Age", value, "is too high")["input"] == shown
+
+
+# --- errors
+
+
+def test_a_problem_is_said_as_rfc_9457_wants_it() -> None:
+    response = problem_details(422, "1 field is not as it must be", [field_problem("Age", 7, "is too low")])
+    assert response.headers["content-type"] == "application/problem+json"
+    assert json.loads(bytes(response.body)) == {
+        "type": "about:blank",
+        "title": "Unprocessable Entity",
+        "status": 422,
+        "detail": "1 field is not as it must be",
+        "errors": [{"type": "value_error", "loc": ["body", "Age"], "msg": "is too low", "input": 7}],
+    }
+
+
+def test_a_problem_carries_the_headers_that_it_is_given() -> None:
+    response = problem_details(401, "a credential is needed", headers=[(b"www-authenticate", b"Bearer")])
+    assert (response.headers["www-authenticate"], b"errors" in bytes(response.body)) == ("Bearer", False)

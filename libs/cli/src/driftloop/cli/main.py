@@ -2,14 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import psycopg
 import typer
 import yaml
 from confluent_kafka import KafkaException
-from rich.console import Console
 
+from driftloop.cli import api_keys
+from driftloop.cli.output import fail
 from driftloop.common import keys
 from driftloop.common.asyncapi import document as asyncapi_document
 from driftloop.common.kafka.admin import TopicsError, admin_client, create_topics, verify_topics
@@ -25,23 +26,18 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Signing keys of model artifacts.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-console = Console(stderr=True)
+app.add_typer(api_keys.app, name="api-keys")
 
 NamespaceOption = Annotated[
     str, typer.Option(envvar="DRIFTLOOP_NAMESPACE", help="Prefix of topics, groups, schemas and roles.")
 ]
 
 
-def _fail(message: str) -> NoReturn:
-    console.print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
-
-
 def _namespace(prefix: str) -> Namespace:
     try:
         return Namespace(prefix)
     except ValueError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command()
@@ -63,7 +59,7 @@ def migrate(
     try:
         url = Secret(database_url) if database_url else read_secret("DATABASE_URL", os.environ)
         if url is None:
-            _fail("no database is named: set DATABASE_URL or DATABASE_URL_FILE, or give --database-url")
+            fail("no database is named: set DATABASE_URL or DATABASE_URL_FILE, or give --database-url")
         passwords: dict[str, Secret] = {}
         for service in migrations.services():
             password = read_secret(f"DRIFTLOOP_{service.upper()}_DB_PASSWORD", os.environ)
@@ -71,9 +67,9 @@ def migrate(
                 passwords[service] = password
         applied = migrations.migrate(url.value, _namespace(namespace), passwords)
     except (migrations.MigrationError, SettingsError) as error:
-        _fail(str(error))
+        fail(str(error))
     except psycopg.Error as error:
-        _fail(f"the database refused: {str(error).splitlines()[0]}")
+        fail(f"the database refused: {str(error).splitlines()[0]}")
     for service, names in applied.items():
         typer.echo(f"{service}: {', '.join(names) if names else 'up to date'}")
 
@@ -98,9 +94,9 @@ def topics(
             return
         created, existing = create_topics(admin, _namespace(namespace), all_topics(), replication)
     except TopicsError as error:
-        _fail(str(error))
+        fail(str(error))
     except (KafkaException, TimeoutError) as error:
-        _fail(f"the brokers at {bootstrap_servers} did not do it: {error}")
+        fail(f"the brokers at {bootstrap_servers} did not do it: {error}")
     typer.echo(
         f"created {len(created)} topics, {len(existing)} existed" + (f": {', '.join(created)}" if created else "")
     )
@@ -121,7 +117,7 @@ def generate_keys(
     try:
         keys.generate(private, public)
     except (keys.KeyFileError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     typer.echo(f"private key: {private}\npublic key: {public}")
 
 

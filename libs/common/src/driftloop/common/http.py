@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
@@ -20,59 +22,71 @@ Checks = Mapping[str, Callable[[], str | None]]
 HEAR_OUT_BYTES = 64 * 1024 * 1024
 HEAR_OUT_SECONDS = 10.0
 
+# What every answer of an API says to browsers, which have no business with it.
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+
 logger = logging.getLogger(__name__)
 
 
 class BodyLimit:
     """ASGI middleware: refuses a request's body above `max_bytes` with 413, whatever its headers claim.
 
+    `by_path` has the paths whose limit is another one.
     The application gets the body whole, in one message. A client that has already begun to send too much is heard out,
     within bounds, or it would lose the answer to a connection reset.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, by_path: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._by_path = dict(by_path or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body up to the limit before the application sees the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        limit = self._by_path.get(scope.get("path", ""), self._max_bytes)
         try:
-            body = await self._body(headers, receive)
+            body = await _body(dict(scope["headers"]), receive, limit)
         except ClientDisconnect:
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), send)
             return
-        response = problem(413, f"the body is larger than {self._max_bytes} bytes: send it in parts")
+        response = problem(413, f"the body is larger than {limit} bytes: send it in parts")
         response.headers["connection"] = "close"
         await response(scope, receive, send)
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
-        """The body, or None if it is too large. Raises ClientDisconnect."""
-        declared = headers.get(b"content-length", b"")
-        # What is no number is not believed; what has a thousand digits cannot be made one.
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_bytes):
-            if headers.get(b"expect", b"").lower() != b"100-continue":
+
+async def _body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes | None:
+    """The body, or None if it is too large. Raises ClientDisconnect."""
+    declared = headers.get(b"content-length", b"")
+    # What is no number is not believed; what has a thousand digits cannot be made one.
+    if declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        if headers.get(b"expect", b"").lower() != b"100-continue":
+            await _hear_out(receive)
+        return None
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+        if size > limit:
+            if more:
                 await _hear_out(receive)
             return None
-        parts: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            more = message.get("more_body", False)
-            if size > self._max_bytes:
-                if more:
-                    await _hear_out(receive)
-                return None
-        return b"".join(parts)
+    return b"".join(parts)
 
 
 async def _hear_out(receive: Receive) -> None:
@@ -103,6 +117,20 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 def problem(status: int, detail: object, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error: `{"detail": …}`, either a sentence or a list of what is wrong where."""
     return JSONResponse({"detail": detail}, status_code=status, headers=dict(headers or {}))
+
+
+def problem_details(
+    status: int,
+    detail: str,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> Response:
+    """An error as RFC 9457 says it; `errors` has what is wrong where, for instance of `field_problem`."""
+    said = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body = msgspec.json.encode(said | ({"errors": errors} if errors else {}))
+    response = Response(body, status, media_type="application/problem+json")
+    response.raw_headers.extend(headers)
+    return response
 
 
 def field_problem(field: str, value: object, reason: str) -> dict[str, Any]:

@@ -17,6 +17,29 @@ MODEL_REFUSED = Counter(
     "driftloop_model_updates_refused_total", "Serving states that this replica refused.", ["model_name", "reason"]
 )
 
+INFERENCES_SENT = Counter("driftloop_inferences_sent_total", "Inferences that the broker has confirmed in time.")
+INFERENCES_SPOOLED = Counter("driftloop_inferences_spooled_total", "Inferences that went to the spool instead.")
+INFERENCES_REPLAYED = Counter("driftloop_inferences_replayed_total", "Inferences that the broker took from the spool.")
+INFERENCES_REJECTED = Counter(
+    "driftloop_inferences_rejected_total", "Inferences that could not be kept: their requests were answered 503."
+)
+INFERENCE_DELIVERY = Histogram(
+    "driftloop_inference_delivery_seconds",
+    "Time until a request's inferences were durable, in the log or in the spool.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 0.4, 1),
+)
+SPOOL_BYTES = Gauge("driftloop_spool_bytes", "Bytes that a spool takes on its volume.", ["spool"])
+SPOOL_RECORDS = Gauge("driftloop_spool_records", "Inferences in a spool that wait for the broker.", ["spool"])
+SPOOL_OLDEST = Gauge("driftloop_spool_oldest_seconds", "Age of the oldest inference in a spool, 0 if empty.", ["spool"])
+SPOOL_DAMAGED = Gauge("driftloop_spool_damaged", "Damaged places that were found in a spool.", ["spool"])
+SHADOWS_FAILED = Counter(
+    "driftloop_shadows_failed_total",
+    "Rows that a version beside the answering one gave no probability for.",
+    ["model_name", "model_version"],
+)
+
+ACCESS_REFUSED = Counter("driftloop_access_refused_total", "Requests refused at the door, by reason.", ["reason"])
+
 CONSUMED = Counter("driftloop_consumed_total", "Records whose effect is committed.", ["topic"])
 DUPLICATES = Counter("driftloop_duplicates_total", "Records that had been counted before.", ["topic"])
 DEAD_LETTERS = Counter("driftloop_dead_letters_total", "Records sent to a dead-letter topic.", ["topic", "reason"])
