@@ -5,28 +5,54 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError
 
-from driftloop.common.envelope import Outgoing
+from driftloop.common.envelope import Outgoing, encode_event
 from driftloop.common.kafka.producer import OnDelivery, ProducerFull
+from driftloop.common.kafka.publisher import Stamped
 
 
 @dataclass
 class MemoryLog:
     """Takes what is published, tells each sender of its fate, then calls `on_batch` as the producer's thread would.
 
-    `full` refuses, `failure` fails what is taken, and a `silent` log never says anything.
+    `full` refuses, `failure` fails what is taken, and a `silent` log says nothing until it is told to `speak`.
     """
 
     on_batch: Callable[[], None] = lambda: None
     taken: list[Outgoing] = field(default_factory=list)
+    records: list[Stamped] = field(default_factory=list)
     full: bool = False
     silent: bool = False
     failure: KafkaError | None = None
+    _stamped: dict[tuple[tuple[str, bytes], ...], Outgoing] = field(default_factory=dict)
+    _waiting: list[OnDelivery] = field(default_factory=list)
 
     def publish(self, outgoing: Outgoing, on_delivery: OnDelivery) -> None:
         """Take one event. Raises ProducerFull."""
+        self.send(self.stamp(outgoing), on_delivery)
+
+    def stamp(self, outgoing: Outgoing) -> Stamped:
+        """The record of an event, with the next number."""
+        headers = tuple(outgoing.envelope("memory/1", len(self._stamped)).headers())
+        self._stamped[headers] = outgoing
+        return Stamped(outgoing.topic, 0, outgoing.key.encode(), encode_event(outgoing.event), headers)
+
+    def send(self, stamped: Stamped, on_delivery: OnDelivery) -> None:
+        """Take one record. Raises ProducerFull."""
         if self.full:
             raise ProducerFull("the log is full")
-        self.taken.append(outgoing)
-        if not self.silent:
+        self.records.append(stamped)
+        # What another process stamped came out of a spool, and is no event of this one's.
+        if stamped.headers in self._stamped:
+            self.taken.append(self._stamped[stamped.headers])
+        if self.silent:
+            self._waiting.append(on_delivery)
+        else:
             on_delivery(self.failure)
             self.on_batch()
+
+    def speak(self) -> None:
+        """Tell the fates of what was taken in silence."""
+        waiting, self._waiting = self._waiting, []
+        for on_delivery in waiting:
+            on_delivery(self.failure)
+        self.on_batch()

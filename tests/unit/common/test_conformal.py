@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from driftloop.common.conformal import Conformal, conformal_of, covered, prediction_set, set_sizes, uniform
+from driftloop.common.conformal import UNITS, Conformal, conformal_of, covered, prediction_set, set_sizes, uniform
 from driftloop.common.profile import scored_rows
 
 HELDOUT, FRESH, DRAWS = 154, 2000, 100
@@ -113,3 +113,17 @@ def test_what_sets_depend_on_is_named() -> None:
 def test_a_level_that_is_no_share_is_refused(level: float) -> None:
     with pytest.raises(ValueError, match="level"):
         conformal(np.array([0.5]), np.array([1]), level)
+
+
+@given(
+    st.lists(st.integers(0, UNITS), min_size=1, max_size=30),
+    st.floats(0.01, 0.99),
+    st.integers(0, UNITS),
+    st.text(min_size=1, max_size=20),
+)
+def test_one_rows_set_is_what_many_rows_are_told(known: list[int], level: float, unit: int, name: str) -> None:
+    found, score = Conformal(level, np.sort(np.array(known, dtype=np.int64))), unit / UNITS
+    each = [
+        label for label in (0, 1) if covered(found, np.array([score]), np.array([label]), np.array([uniform(name)]))[0]
+    ]
+    assert prediction_set(found, score, name) == tuple(each)

@@ -5,18 +5,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import msgspec
 
 from driftloop.common.contract import Contract
-from driftloop.common.events import ArtifactRef, ModelUpdated, ServedVersion
+from driftloop.common.events import ArtifactRef, Canary, ModelUpdated, PredictionMade, ServedVersion
 from driftloop.common.rows import RowValidator
-from driftloop.predictor.acknowledging import Acknowledgements
-from driftloop.predictor.api import create_app
-from driftloop.predictor.domain.model import load_model
+from driftloop.predictor.api import Limits, create_app
+from driftloop.predictor.domain.identity import derived_key
+from driftloop.predictor.domain.model import LoadedModel, load_model
+from driftloop.predictor.doors import Identities
 from driftloop.predictor.handlers import Predictor
+from driftloop.predictor.inference_log import InferenceLog
 from driftloop.predictor.serving import Replica, Serving
+from driftloop.predictor.spool import Spool
 from tests.support.artifacts import small_bundle
 from tests.support.memory_log import MemoryLog
 from tests.support.models import shipped
@@ -25,6 +31,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY = b"a key of sixteen or more bytes"
 DIABETES = shipped("diabetes").contract
 LOAN = shipped("loan").contract
+LIMITS = Limits()
 
 
 def artifact(version: int = 1) -> ArtifactRef:
@@ -32,23 +39,32 @@ def artifact(version: int = 1) -> ArtifactRef:
     return ArtifactRef(uri=f"file:///artifacts/{version}", sha256=f"{version:064x}", signature="", key_id="")
 
 
-def state(revision: int, version: int | None = None) -> ModelUpdated:
+def state(
+    revision: int, version: int | None = None, *, canary: Canary | None = None, shadow: int | None = None
+) -> ModelUpdated:
     """The serving state of a revision of diabetes, whose champion has the same number unless told otherwise."""
     champion = version or revision
+    named = {champion, shadow or champion, canary.version if canary else champion}
     return ModelUpdated(
         model_name="diabetes",
         revision=revision,
         decided_at=NOW,
         champion=champion,
-        versions=(ServedVersion(version=champion, artifact=artifact(champion)),),
+        canary=canary,
+        shadow=shadow,
+        versions=tuple(ServedVersion(version=one, artifact=artifact(one)) for one in sorted(named)),
     )
+
+
+def loaded(contract: Contract, version: int = 1, weight: float = 0.1) -> LoadedModel:
+    """A small model of this contract."""
+    return load_model(small_bundle(contract, version, weight=weight), contract)
 
 
 def serving(contract: Contract, version: int = 1, revision: int = 1, weight: float = 0.1) -> Serving:
-    """A small model of this contract, loaded."""
-    return Serving(
-        revision, artifact(version), load_model(small_bundle(contract, version, weight=weight), contract), NOW
-    )
+    """A small model of this contract, that serves alone."""
+    served = msgspec.structs.replace(state(revision, version), model_name=contract.name)
+    return Serving(served, {version: (artifact(version), loaded(contract, version, weight))}, NOW)
 
 
 @dataclass(frozen=True)
@@ -73,26 +89,34 @@ class Client:
 
 @dataclass(frozen=True)
 class Running:
-    """A client of the application, and what stands behind it."""
+    """A client of the application, and what stands behind it: a log in memory, and a real spool."""
 
     client: Client
     log: MemoryLog
     replica: Replica
-    acknowledgements: Acknowledgements
+    inferences: InferenceLog
+
+    @property
+    def logged(self) -> list[PredictionMade]:
+        """The predictions that the log took."""
+        return [one.event for one in self.log.taken if isinstance(one.event, PredictionMade)]
 
 
 @contextmanager
-def running(contract: Contract, *, max_in_flight: int = 100, wait_seconds: float = 5.0) -> Iterator[Running]:
+def running(contract: Contract, *, max_in_flight: int = 100, limits: Limits = LIMITS) -> Iterator[Running]:
     """The application for the time of a block, with version 1 serving."""
-    acknowledgements = Acknowledgements(max_in_flight, wait_seconds)
-    log = MemoryLog(acknowledgements.wake)
+    log = MemoryLog(lambda: inferences.wake())
     replica = Replica(contract.name, "replica-1", NOW)
     replica.serving, replica.unread = serving(contract), None
-    predictor = Predictor(contract, RowValidator(contract), replica, log.publish, acknowledgements, lambda: NOW)
-    app = create_app(predictor, KEY, 64 * 1024)
-    with asyncio.Runner() as runner:
-        acknowledgements.open(runner.get_loop())
+    with TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        spool = Spool.open(Path(folder), 1024 * 1024)
+        inferences = InferenceLog(log, spool, max_in_flight)
+        key = derived_key(KEY, "assignment")
+        predictor = Predictor(contract, RowValidator(contract), replica, inferences, lambda: NOW, key)
+        app = create_app(predictor, Identities(KEY, derived_key(KEY, "idempotency")), limits)
+        inferences.open(runner.get_loop())
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://predictor")
-        yield Running(Client(runner, http), log, replica, acknowledgements)
-        acknowledgements.close()
+        yield Running(Client(runner, http), log, replica, inferences)
+        inferences.close()
         runner.run(http.aclose())
+        spool.close()

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import msgspec
@@ -37,6 +38,12 @@ def logged(found: Running) -> PredictionMade:
     event = found.log.taken[-1].event
     assert isinstance(event, PredictionMade)
     return event
+
+
+def refused(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The fields that an answer names, in either form of an error."""
+    said: list[dict[str, Any]] = answer.json().get("errors") or answer.json()["detail"]
+    return said
 
 
 def counted(found: Running, result: str) -> float:
@@ -85,7 +92,7 @@ def test_whole_numbers_are_taken_for_fractional_ones(diabetes: Running) -> None:
 def test_predict_takes_no_patient(diabetes: Running) -> None:
     answer = diabetes.client.post("/predict", json=ROW | {"patient_id": "MRN-1"})
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["body", "patient_id"]
+    assert refused(answer)[0]["loc"] == ["body", "patient_id"]
     assert "MRN-1" not in answer.text
 
 
@@ -102,6 +109,8 @@ def test_v1_predict_answers_all_that_is_known(diabetes: Running) -> None:
         "model_version": 1,
         "revision": 1,
         "variant": "champion",
+        "prediction_set": None,
+        "outside_reference": ["Glucose", "BloodPressure", "BMI", "Age"],
     }
 
 
@@ -185,7 +194,7 @@ def test_without_a_patient_there_is_no_subject(diabetes: Running) -> None:
 def test_a_patients_id_that_is_no_short_text_is_refused_and_not_echoed(diabetes: Running, patient_id: object) -> None:
     answer = diabetes.client.post("/v1/predict", json=ROW | {"patient_id": patient_id})
     assert answer.status_code == 422
-    assert answer.json()["detail"] == [
+    assert answer.json()["errors"] == [
         {
             "type": "value_error",
             "loc": ["body", "patient_id"],
@@ -208,7 +217,7 @@ def test_a_patients_id_may_hold_any_character(diabetes: Running) -> None:
 def test_a_bad_body_is_refused_with_a_readable_reason(diabetes: Running, door: str, name: str) -> None:
     content, field, reason = BAD_BODIES[name]
     answer = diabetes.client.post(door, content=content)
-    first = answer.json()["detail"][0]
+    first = refused(answer)[0]
     assert answer.status_code == 422
     assert first["loc"] == (["body"] if field is None else ["body", field])
     assert reason in first["msg"]
@@ -246,7 +255,7 @@ def test_a_thousand_unknown_fields_get_a_short_answer(diabetes: Running) -> None
 def test_a_category_that_the_contract_does_not_know_is_refused(loan: Running) -> None:
     answer = loan.client.post("/v1/predict", json=LOAN_ROW | {"employment": "pirate\n\x00é"})
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["input"] == "pirate\n\x00é"
+    assert refused(answer)[0]["input"] == "pirate\n\x00é"
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
@@ -272,21 +281,18 @@ def test_without_a_model_the_client_is_told_to_come_again(diabetes: Running, doo
     assert unavailable(diabetes.client.post(door, json=ROW))
 
 
-def test_when_the_log_is_full_the_client_is_told_to_come_again(diabetes: Running) -> None:
-    diabetes.log.full = True
-    assert unavailable(diabetes.client.post("/predict", json=ROW))
-
-
-def test_when_the_log_refuses_the_client_is_told_to_come_again(diabetes: Running) -> None:
-    diabetes.log.failure = KafkaError(KafkaError._MSG_TIMED_OUT)
-    assert unavailable(diabetes.client.post("/predict", json=ROW))
-
-
-def test_when_the_log_says_nothing_the_client_is_told_to_come_again() -> None:
-    with running(DIABETES, wait_seconds=0.2) as found:
-        found.log.silent = True
-        assert unavailable(found.client.post("/predict", json=ROW))
-        assert found.acknowledgements.in_flight == 0
+@pytest.mark.parametrize(
+    "trouble", [{"full": True}, {"failure": KafkaError(KafkaError._MSG_TIMED_OUT)}, {"silent": True}]
+)
+def test_when_the_log_does_not_confirm_the_spool_keeps_what_is_answered(
+    diabetes: Running, trouble: dict[str, Any]
+) -> None:
+    for name, value in trouble.items():
+        setattr(diabetes.log, name, value)
+    answer = diabetes.client.post("/v1/predict", json=ROW)
+    assert answer.status_code == 200
+    [(_position, record)] = diabetes.inferences.spool.read(10)
+    assert record.key.decode() == answer.json()["prediction_id"]
 
 
 def test_above_the_limit_the_client_is_told_to_come_again() -> None:
@@ -305,10 +311,11 @@ def test_a_model_that_gives_no_probability_is_an_error_of_ours_and_nothing_is_pu
 
 
 @pytest.mark.parametrize(
-    ("result", "content", "full"), [("ok", body(), False), ("invalid", b"{}", False), ("unavailable", body(), True)]
+    ("result", "content", "loaded"), [("ok", body(), True), ("invalid", b"{}", True), ("unavailable", body(), False)]
 )
-def test_each_answer_is_counted_by_its_result(diabetes: Running, result: str, content: bytes, full: bool) -> None:
-    diabetes.log.full = full
+def test_each_answer_is_counted_by_its_result(diabetes: Running, result: str, content: bytes, loaded: bool) -> None:
+    if not loaded:
+        diabetes.replica.serving = None
     before = counted(diabetes, result)
     diabetes.client.post("/predict", content=content)
     assert counted(diabetes, result) == before + 1
@@ -319,4 +326,10 @@ def test_each_answer_is_counted_by_its_result(diabetes: Running, result: str, co
 
 def test_the_documentation_is_served(diabetes: Running) -> None:
     assert diabetes.client.get("/docs").status_code == 200
-    assert set(diabetes.client.get("/openapi.json").json()["paths"]) == {"/", "/predict", "/v1/predict"}
+    assert set(diabetes.client.get("/openapi.json").json()["paths"]) == {
+        "/",
+        "/predict",
+        "/v1/predict",
+        "/v1/predict/batch",
+        "/v1/model",
+    }

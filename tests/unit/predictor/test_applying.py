@@ -50,7 +50,7 @@ def test_the_newest_revision_serves() -> None:
     found = replica()
     assert apply(found, offered(2, 3))
     assert found.serving is not None
-    assert (found.serving.revision, found.serving.model.version) == (3, 3)
+    assert (found.serving.revision, found.serving.champion.model.version) == (3, 3)
 
 
 def test_with_nothing_new_there_is_nothing_to_report() -> None:
@@ -74,7 +74,7 @@ def test_a_new_revision_of_the_version_that_serves_loads_nothing() -> None:
     revisions.offer(state(2, version=1))
     assert apply(found, revisions, failing(AssertionError("it was loaded")))
     assert found.serving is not None
-    assert (found.serving.revision, found.serving.model.version) == (2, 1)
+    assert (found.serving.revision, found.serving.champion.model.version) == (2, 1)
 
 
 def test_the_same_version_from_another_artifact_is_loaded() -> None:
@@ -86,13 +86,13 @@ def test_the_same_version_from_another_artifact_is_loaded() -> None:
     apply(found, revisions)
     assert old is not None
     assert found.serving is not None
-    assert found.serving.model is not old.model
+    assert found.serving.champion.model is not old.champion.model
 
 
 def test_the_old_session_is_released_after_the_swap() -> None:
     found = replica()
     assert found.serving is not None
-    session = weakref.ref(found.serving.model.session)
+    session = weakref.ref(found.serving.champion.model.session)
     apply(found, offered(2))
     assert session() is None
 

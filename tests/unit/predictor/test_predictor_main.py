@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "DRIFTLOOP_CONTRACT": str(MODELS / "diabetes" / "contract.yaml"),
     "DRIFTLOOP_TRUSTED_KEYS": "/nowhere",
     "DRIFTLOOP_PSEUDONYM_KEY": "sixteen characters, at least",
+    "DRIFTLOOP_SPOOL": "/nowhere",
 }
 
 

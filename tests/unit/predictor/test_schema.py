@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 
 from driftloop.common.contract import Contract, Feature
 from driftloop.common.rows import InvalidRow, canonicalise
-from driftloop.predictor.schema import document, row_schema
+from driftloop.predictor.openapi import document
+from driftloop.predictor.schema import row_schema
 from tests.unit.predictor.builders import DIABETES, LOAN
 
 WIDE = msgspec.structs.replace(
@@ -53,7 +54,7 @@ def test_the_schema_accepts_exactly_what_the_service_accepts(name: str, data: st
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_the_example_is_accepted(name: str) -> None:
     for path in ("/predict", "/v1/predict"):
-        content = document(CONTRACTS[name], "title")["paths"][path]["post"]["requestBody"]["content"]
+        content = document(CONTRACTS[name], "title", 1000)["paths"][path]["post"]["requestBody"]["content"]
         assert accepted(CONTRACTS[name], content["application/json"]["example"])
 
 
@@ -64,7 +65,7 @@ def test_every_example_of_a_feature_fits_its_schema(name: str) -> None:
 
 
 def test_only_the_new_door_takes_a_patient() -> None:
-    paths = document(DIABETES, "title")["paths"]
+    paths = document(DIABETES, "title", 1000)["paths"]
     taken = {
         path: "patient_id" in paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
         for path in ("/predict", "/v1/predict")

@@ -27,8 +27,24 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What every event is: a value."""
 
 
+class ShadowScore(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version that did not answer said of the same features."""
+
+    model_version: Version
+    score: Probability
+    prediction: bool
+
+
+Shadows = Annotated[tuple[ShadowScore, ...], Meta(max_length=8)]
+
+
 class PredictionMade(Event, frozen=True, kw_only=True):
-    """A predictor answered a request. `features` are canonical values, None where missing; `score` is P(label = 1)."""
+    """A predictor answered a request. `features` are canonical values, None where missing; `score` is P(label = 1).
+
+    `shadows` are what other versions said of it: during a canary the one that did not answer is among them.
+    `repeatable_until` is set where the client may retry under the same id: until then another predictor may publish the
+    prediction again, with a later time and perhaps by another version, and it counts once.
+    """
 
     prediction_id: PredictionId
     model_name: Name
@@ -40,6 +56,8 @@ class PredictionMade(Event, frozen=True, kw_only=True):
     prediction: bool
     variant: Variant = "champion"
     subject: str | None = None
+    shadows: Shadows = ()
+    repeatable_until: Instant | None = None
 
 
 class OutcomeReported(Event, frozen=True, kw_only=True):
@@ -74,6 +92,7 @@ class PredictionLabeled(Event, frozen=True, kw_only=True):
     label_revision: Version = 1
     labeled_at: Instant
     subject: str | None = None
+    shadows: Shadows = ()
 
 
 class LabelRetracted(Event, frozen=True, kw_only=True):

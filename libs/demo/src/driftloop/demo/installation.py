@@ -79,6 +79,7 @@ class Installation:
             return common | {
                 "DRIFTLOOP_CONTRACT": str(self.served[name]),
                 "DRIFTLOOP_REPLICA": name,
+                "DRIFTLOOP_SPOOL": str(self.folder / "spool" / name),
                 "DRIFTLOOP_PSEUDONYM_KEY_FILE": str(self.folder / "secrets" / "pseudonym"),
             }
         service = name.replace("-", "_")

@@ -1,188 +1,101 @@
-"""The predictor's HTTP face.
-
-The two doors that clients knock at all day are answered before FastAPI, whose routing costs as much as predicting;
-everything else, the documentation too, is FastAPI's.
-"""
+"""The predictor's HTTP face: the doors in front, everything else by FastAPI, and a guard before all of it."""
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI, Response
+from starlette.types import ASGIApp
 
-from driftloop.common import metrics
-from driftloop.common.events import Variant
-from driftloop.common.http import BodyLimit, field_problem
-from driftloop.common.rows import InvalidRow
-from driftloop.predictor.acknowledging import Unavailable
-from driftloop.predictor.body import PATIENT_ID, InvalidBody, read_body, take_patient_id
-from driftloop.predictor.domain.identity import pseudonym
-from driftloop.predictor.handlers import NoProbability, Predictor
-from driftloop.predictor.schema import answer_name, document
+from driftloop.common.http import BodyLimit
+from driftloop.predictor.doors import Doors, Identities, bare_door, batch_door, compatible, full_door, guarded, problem
+from driftloop.predictor.handlers import Predictor
+from driftloop.predictor.openapi import document
+from driftloop.predictor.serving import Replica
 
-logger = logging.getLogger(__name__)
-
-RETRY_AFTER = (b"retry-after", b"1")
-_JSON = (b"content-type", b"application/json")
+BATCH_PATH = "/v1/predict/batch"
 
 
-class Answer(NamedTuple):
-    """A status, headers and a JSON body, as ASGI takes them."""
+@dataclass(frozen=True)
+class Limits:
+    """How large a request's body may be, a batch's, and how many rows a batch may have."""
 
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
+    body_bytes: int = 64 * 1024
+    batch_bytes: int = 4 * 1024 * 1024
+    batch_rows: int = 1000
 
 
-class Prediction(msgspec.Struct, frozen=True):
-    """The answer of `/v1/predict`."""
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /v1/model`: what this replica serves, since when, why, and what it refused instead."""
 
-    prediction_id: str
-    probability: float
-    prediction: bool
     model_name: str
-    model_version: int
+    replica: str
     revision: int
-    variant: Variant
+    since: datetime
+    decided_at: datetime
+    reason: str
+    champion: int
+    canary: int | None
+    canary_weight: float | None
+    shadow: int | None
+    artifacts: dict[str, str]
+    refused: str | None
 
 
-Door = Callable[[bytes, str | None], Awaitable[Answer]]
-
-
-def create_app(predictor: Predictor, pseudonym_key: bytes, max_body_bytes: int) -> ASGIApp:
-    """The application; its lifespan opens the predictor's acknowledgements on the server's loop."""
+def create_app(
+    predictor: Predictor,
+    identities: Identities,
+    limits: Limits,
+) -> ASGIApp:
+    """The application; its lifespan opens the inference log on the server's loop."""
     title = f"{predictor.contract.name.title()} Prediction API"
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        predictor.acknowledgements.open(asyncio.get_running_loop())
+        predictor.log.open(asyncio.get_running_loop())
         yield
-        predictor.acknowledgements.close()
+        predictor.log.close()
 
     app = FastAPI(title=title, lifespan=lifespan)
-    description = document(predictor.contract, title)
+    description = document(predictor.contract, title, limits.batch_rows)
     app.openapi = lambda: description  # type: ignore[method-assign]
 
     @app.get("/")
     async def live() -> dict[str, str]:
         return {"message": f"{title} is live"}
 
-    doors = {
-        "/predict": guarded(predictor, bare_door(predictor)),
-        "/v1/predict": guarded(predictor, full_door(predictor, pseudonym_key)),
-    }
-    return BodyLimit(Doors(app, doors), max_body_bytes)
+    @app.get("/v1/model")
+    async def model() -> Response:
+        served = served_model(predictor.replica)
+        return Response(msgspec.json.encode(served), 503 if served is None else 200, media_type="application/json")
+
+    bare = guarded(predictor, bare_door(predictor, identities), compatible)
+    full = guarded(predictor, full_door(predictor, identities), problem)
+    batch = guarded(predictor, batch_door(predictor, identities, limits.batch_rows), problem)
+    doors = Doors(app, {"/predict": bare, "/v1/predict": full, BATCH_PATH: batch})
+    return BodyLimit(doors, limits.body_bytes, {BATCH_PATH: limits.batch_bytes})
 
 
-class Doors:
-    """Around an application: answers POST requests to its paths itself. Behind BodyLimit, which gives a body whole."""
-
-    def __init__(self, app: ASGIApp, doors: Mapping[str, Door]) -> None:
-        self._app = app
-        self._doors = doors
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on."""
-        door = self._doors.get(scope["path"]) if scope["type"] == "http" else None
-        if door is None:
-            await self._app(scope, receive, send)
-            return
-        if scope["method"] == "POST":
-            message = await receive()
-            answer = await door(message["body"], _traceparent(scope))
-        else:
-            answer = _problem(405, f"{scope['method']} is not answered here: use POST", (b"allow", b"POST"))
-        length = (b"content-length", b"%d" % len(answer.body))
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": [_JSON, length, *answer.headers]}
-        )
-        await send({"type": "http.response.body", "body": answer.body})
-
-
-def bare_door(predictor: Predictor) -> Door:
-    """`/predict`: the body of the service that this one replaces, to the byte; what is new is in the headers."""
-    name = answer_name(predictor.contract)
-    bodies = {decision: msgspec.json.encode({name: decision}) for decision in (False, True)}
-
-    async def answer(body: bytes, traceparent: str | None) -> Answer:
-        serving, made = await predictor.predict(read_body(body), None, traceparent)
-        headers = [(b"x-prediction-id", made.prediction_id.encode()), *serving.headers]
-        return Answer(200, headers, bodies[made.prediction])
-
-    return answer
-
-
-def full_door(predictor: Predictor, pseudonym_key: bytes) -> Door:
-    """`/v1/predict`: the prediction with all that is known of it; a patient's id is logged as a pseudonym."""
-    encoder = msgspec.json.Encoder()
-
-    async def answer(body: bytes, traceparent: str | None) -> Answer:
-        fields = read_body(body)
-        patient_id = take_patient_id(fields)
-        subject = None if patient_id is None else pseudonym(pseudonym_key, patient_id)
-        _serving, made = await predictor.predict(fields, subject, traceparent)
-        prediction = Prediction(
-            made.prediction_id,
-            made.score,
-            made.prediction,
-            made.model_name,
-            made.model_version,
-            made.revision,
-            made.variant,
-        )
-        return Answer(200, [], encoder.encode(prediction))
-
-    return answer
-
-
-def guarded(predictor: Predictor, door: Door) -> Door:
-    """The door with its counts, and with an answer for every way in which it can fail."""
-    replica = predictor.replica
-    seconds = metrics.PREDICTION_SECONDS.labels(replica.model)
-
-    def count(result: str) -> None:
-        metrics.PREDICTIONS.labels(replica.model, str(replica.version), result).inc()
-
-    async def answer(body: bytes, traceparent: str | None) -> Answer:
-        started = time.perf_counter()
-        try:
-            found = await door(body, traceparent)
-        except InvalidRow as invalid:
-            count("invalid")
-            return _problem(422, [_field(error.field, error.value, error.reason) for error in invalid.errors])
-        except InvalidBody as invalid:
-            count("invalid")
-            return _problem(422, [{"type": invalid.kind, "loc": ["body"], "msg": str(invalid), "input": None}])
-        except Unavailable as unavailable:
-            count("unavailable")
-            seconds.observe(time.perf_counter() - started)
-            return _problem(503, f"{unavailable}: try again later", RETRY_AFTER)
-        except NoProbability as error:
-            count("failed")
-            logger.error("a model gave no probability", extra={"error": str(error)})
-            return _problem(500, "the model gave no probability for this row: promote a version that takes it")
-        count("ok")
-        seconds.observe(time.perf_counter() - started)
-        return found
-
-    return answer
-
-
-def _field(name: str, value: object, reason: str) -> dict[str, Any]:
-    return field_problem(name, None if name == PATIENT_ID else value, reason)
-
-
-def _problem(status: int, detail: object, *headers: tuple[bytes, bytes]) -> Answer:
-    return Answer(status, list(headers), msgspec.json.encode({"detail": detail}))
-
-
-def _traceparent(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"traceparent":
-            return str(value, "latin-1")
-    return None
+def served_model(replica: Replica) -> ServedModel | None:
+    """What a replica serves, None if nothing yet."""
+    serving, refusal = replica.serving, replica.refusal
+    if serving is None:
+        return None
+    state = serving.state
+    return ServedModel(
+        model_name=state.model_name,
+        replica=replica.name,
+        revision=state.revision,
+        since=serving.since,
+        decided_at=state.decided_at,
+        reason=state.reason,
+        champion=state.champion,
+        canary=None if state.canary is None else state.canary.version,
+        canary_weight=None if state.canary is None else state.canary.weight,
+        shadow=state.shadow,
+        artifacts={str(version): artifact.sha256 for version, (artifact, _model) in serving.models.items()},
+        refused=None if refusal is None else str(refusal),
+    )

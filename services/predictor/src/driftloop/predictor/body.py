@@ -11,6 +11,7 @@ PATIENT_ID = "patient_id"
 PATIENT_ID_CHARACTERS = 200
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
+ROWS = "rows"
 
 
 class InvalidBody(ValueError):
@@ -23,8 +24,29 @@ class InvalidBody(ValueError):
 
 def read_body(body: bytes) -> dict[str, Any]:
     """The fields of a body. Raises InvalidBody, or InvalidRow where a field is given twice."""
+    fields = _decode(body)
+    # As many colons as fields: no field was given twice. More may be in texts, and need a closer look.
+    if body.count(b":") != len(fields):
+        _check_given_once(body)
+    return fields
+
+
+def read_rows(body: bytes, max_rows: int) -> list[Any]:
+    """The rows of a batch's body, `{"rows": [{…}, …]}`; each may be anything. Raises InvalidBody, InvalidRow."""
+    fields = _decode(body)
+    rows = fields.get(ROWS)
+    if len(fields) != 1 or not isinstance(rows, list):
+        raise InvalidBody("value_error", 'send {"rows": [{…}, …]}, and nothing beside')
+    if not 1 <= len(rows) <= max_rows:
+        raise InvalidBody("value_error", f"{len(rows)} rows: send 1 to {max_rows} of them, and more in several batches")
+    if body.count(b":") != 1 + sum(len(row) for row in rows if isinstance(row, dict)):
+        _check_given_once(body)
+    return rows
+
+
+def _decode(body: bytes) -> dict[str, Any]:
     try:
-        fields = _decoder.decode(body)
+        return _decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidBody("value_error", f"{error}: send one JSON object") from error
     except msgspec.DecodeError as error:
@@ -35,10 +57,6 @@ def read_body(body: bytes) -> dict[str, Any]:
         raise InvalidBody("json_invalid", "the body is not UTF-8: send one JSON object in UTF-8") from error
     except RecursionError as error:
         raise InvalidBody("json_invalid", "the body is nested too deeply: send one flat JSON object") from error
-    # As many colons as fields: no field was given twice. More may be in texts, and need a closer look.
-    if body.count(b":") != len(fields):
-        _check_given_once(body)
-    return fields
 
 
 def take_patient_id(fields: dict[str, Any]) -> str | None:

@@ -1,27 +1,35 @@
 """One function per event: a request becomes a logged inference, a published state becomes what serves."""
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
 from driftloop.common.envelope import Outgoing
-from driftloop.common.events import ModelUpdated, PredictionMade, ServedVersion
-from driftloop.common.kafka.publisher import Publish
+from driftloop.common.events import ArtifactRef, ModelUpdated, PredictionMade, ServedVersion, ShadowScore
 from driftloop.common.registry import ArtifactError
-from driftloop.common.rows import RowValidator, canonical_scores
+from driftloop.common.rows import Row, RowValidator, canonical_scores
 from driftloop.common.topics import PREDICTIONS
 from driftloop.common.tracing import child_traceparent
-from driftloop.predictor.acknowledging import Acknowledgements, Unavailable
 from driftloop.predictor.domain.identity import new_prediction_id
 from driftloop.predictor.domain.model import LoadedModel, UnusableModel
 from driftloop.predictor.domain.revisions import Revisions
-from driftloop.predictor.serving import Refusal, Replica, Serving
+from driftloop.predictor.inference_log import InferenceLog, Unavailable
+from driftloop.predictor.serving import Plan, Refusal, Replica, Serving
 
 logger = logging.getLogger(__name__)
+
+# How long a retry with the same Idempotency-Key may come; consumers remember its id as long.
+REPEATABLE = timedelta(hours=24)
 
 # Fetches, checks and opens one version. Raises ArtifactError, UnusableModel.
 Load = Callable[[ServedVersion], LoadedModel]
@@ -31,45 +39,118 @@ class NoProbability(RuntimeError):
     """A model that had given its known answers gave no probability for a row."""
 
 
+class Asked(NamedTuple):
+    """One row of a request: canonical features, whose they are (a pseudonym), and its id where a retry has the same."""
+
+    features: Row
+    subject: str | None = None
+    prediction_id: str | None = None
+
+
+class Answered(NamedTuple):
+    """The inference of one row, and who made it."""
+
+    made: PredictionMade
+    plan: Plan
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """What every request needs, made once."""
+    """What every request needs, made once. `assignment_key` draws who meets a canary."""
 
     contract: Contract
     validator: RowValidator
     replica: Replica
-    publish: Publish
-    acknowledgements: Acknowledgements
+    log: InferenceLog
     clock: Clock
+    assignment_key: bytes
 
-    async def predict(
-        self, row: Mapping[str, object], subject: str | None, traceparent: str | None
-    ) -> tuple[Serving, PredictionMade]:
-        """Answer one row; returns when the inference is in the log. Raises InvalidRow, Unavailable, NoProbability."""
-        features = self.validator.canonicalise(row)
+    def serving(self) -> Serving:
+        """What serves now: a request takes it once, and sees one state from start to end. Raises Unavailable."""
         serving = self.replica.serving
         if serving is None:
             raise Unavailable(f"model {self.contract.name!r} is not loaded yet")
-        score = float(canonical_scores(serving.model.predict(self.validator.encode([features])))[0])
-        if not 0 <= score <= 1:
-            raise NoProbability(f"version {serving.model.version} of model {self.contract.name!r} gave {score}")
+        return serving
+
+    async def predict(self, asked: Asked, traceparent: str | None) -> Answered:
+        """Answer one row; returns when the inference is durable. Raises Unavailable, NoProbability."""
+        (answered,) = self.infer(self.serving(), [asked])
+        if answered is None:
+            raise NoProbability(f"model {self.contract.name!r} gave no probability for a row")
+        await self.keep([answered], traceparent)
+        return answered
+
+    def infer(self, serving: Serving, asked: Sequence[Asked]) -> list[Answered | None]:
+        """The inferences of some rows, by one state, not yet kept; None where a model gave no probability."""
+        matrix = self.validator.encode([one.features for one in asked])
+        scores = {model.version: _scores(model, matrix) for model in serving.loaded}
         now = self.clock()
+        return [self._inference(serving, one, scores, row, now) for row, one in enumerate(asked)]
+
+    async def keep(self, answered: Sequence[Answered], traceparent: str | None) -> None:
+        """Return once the inferences are durable. Raises Unavailable."""
+        await self.log.keep(
+            [
+                Outgoing(
+                    PREDICTIONS.name,
+                    made.prediction_id,
+                    made,
+                    made.prediction_id,
+                    made.predicted_at,
+                    child_traceparent(traceparent),
+                )
+                for made, _plan in answered
+            ]
+        )
+
+    def _inference(
+        self, serving: Serving, asked: Asked, scores: Mapping[int, Sequence[float]], row: int, now: datetime
+    ) -> Answered | None:
+        prediction_id = asked.prediction_id or new_prediction_id(now)
+        plan = serving.plan(self.assignment_key, asked.subject or prediction_id)
+        score = scores[plan.model.version][row]
+        if not 0 <= score <= 1:
+            # A canary that fails costs nobody an answer.
+            plan = serving.champion
+            score = scores[plan.model.version][row]
+            if not 0 <= score <= 1:
+                return None
         made = PredictionMade(
-            prediction_id=new_prediction_id(now),
-            model_name=serving.model.name,
-            model_version=serving.model.version,
+            prediction_id=prediction_id,
+            model_name=plan.model.name,
+            model_version=plan.model.version,
             revision=serving.revision,
             predicted_at=now,
-            features=dict(features),
+            features=dict(asked.features),
             score=score,
             prediction=score >= self.contract.decision_threshold,
-            subject=subject,
+            variant=plan.variant,
+            subject=asked.subject,
+            shadows=self._shadows(plan, scores, row) if plan.shadows else (),
+            repeatable_until=None if asked.prediction_id is None else now + REPEATABLE,
         )
-        outgoing = Outgoing(
-            PREDICTIONS.name, made.prediction_id, made, made.prediction_id, now, child_traceparent(traceparent)
-        )
-        await self.acknowledgements.log(self.publish, outgoing)
-        return serving, made
+        return Answered(made, plan)
+
+    def _shadows(self, plan: Plan, scores: Mapping[int, Sequence[float]], row: int) -> tuple[ShadowScore, ...]:
+        said = []
+        for version in plan.shadows:
+            score = scores[version][row]
+            if 0 <= score <= 1:
+                decision = score >= self.contract.decision_threshold
+                said.append(ShadowScore(model_version=version, score=score, prediction=decision))
+            else:
+                metrics.SHADOWS_FAILED.labels(plan.model.name, str(version)).inc()
+        return tuple(said)
+
+
+def _scores(model: LoadedModel, matrix: NDArray[np.float32]) -> list[float]:
+    """P(label = 1) of each row, canonical; NaN, which is no probability, where the model breaks."""
+    try:
+        scores: list[float] = canonical_scores(model.predict(matrix)).tolist()
+    except UnusableModel as error:
+        logger.error("a model breaks", extra={"model_version": model.version, "reason": error.detail})
+        return [math.nan] * len(matrix)
+    return scores
 
 
 def apply_newest(replica: Replica, revisions: Revisions, load: Load, clock: Clock) -> bool:
@@ -97,16 +178,24 @@ def apply_newest(replica: Replica, revisions: Revisions, load: Load, clock: Cloc
 
 
 def _prepare(current: Serving | None, state: ModelUpdated, load: Load, clock: Clock) -> Serving:
-    """The serving value of a revision. Only its champion answers: its canary and its shadow are let be."""
-    try:
-        champion = state.served(state.champion)
-    except KeyError as error:
-        raise UnusableModel(
-            "state", f"it carries no version {state.champion}, its champion: publish it whole"
-        ) from error
-    same = current is not None and (current.model.version, current.artifact) == (champion.version, champion.artifact)
-    model = current.model if current is not None and same else load(champion)
-    return Serving(state.revision, champion.artifact, model, clock())
+    """The serving value of a revision: all its versions or none. What is open already is not opened again."""
+    opened = {} if current is None else current.models
+    wanted = [state.champion]
+    wanted += [] if state.canary is None else [state.canary.version]
+    wanted += [] if state.shadow is None else [state.shadow]
+    models: dict[int, tuple[ArtifactRef, LoadedModel]] = {}
+    for version in wanted:
+        try:
+            served = state.served(version)
+        except KeyError as error:
+            raise UnusableModel(
+                "state", f"it carries no version {version}, which it names: publish it whole"
+            ) from error
+        artifact, model = opened.get(version, (None, None))
+        if model is None or artifact != served.artifact:
+            model = load(served)
+        models[version] = (served.artifact, model)
+    return Serving(state, models, clock())
 
 
 def _swap(replica: Replica, revisions: Revisions, serving: Serving) -> None:
@@ -114,8 +203,8 @@ def _swap(replica: Replica, revisions: Revisions, serving: Serving) -> None:
     revisions.apply(serving.revision)
     replica.forget_refusals(serving.revision)
     metrics.MODEL_REVISION.labels(replica.model).set(serving.revision)
-    metrics.MODEL_VERSION.labels(replica.model).set(serving.model.version)
-    logger.info("a revision serves", extra={"revision": serving.revision, "model_version": serving.model.version})
+    metrics.MODEL_VERSION.labels(replica.model).set(replica.version)
+    logger.info("a revision serves", extra={"revision": serving.revision, "model_version": replica.version})
 
 
 def _refuse(replica: Replica, revisions: Revisions, refusal: Refusal, transient: bool) -> None:

@@ -21,15 +21,19 @@ from driftloop.common.rows import RowValidator
 from driftloop.common.settings import Secret, SettingsError, read_settings
 from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Namespace
 from driftloop.common.usage import answer_help
-from driftloop.predictor.acknowledging import Acknowledgements
-from driftloop.predictor.api import create_app
+from driftloop.predictor.api import Limits, create_app
 from driftloop.predictor.body import PATIENT_ID
+from driftloop.predictor.domain.identity import derived_key
 from driftloop.predictor.domain.model import LoadedModel, load_model
+from driftloop.predictor.doors import Identities
 from driftloop.predictor.following import ModelFollower
 from driftloop.predictor.handlers import Predictor
+from driftloop.predictor.inference_log import InferenceLog
+from driftloop.predictor.replaying import Replayer
 from driftloop.predictor.reporting import StatusReporter
 from driftloop.predictor.serving import Replica
 from driftloop.predictor.settings import Settings
+from driftloop.predictor.spool import Spool, SpoolFailed, SpoolInUse
 
 NAME = "predictor"
 CLIENT = "driftloop-predictor"
@@ -56,10 +60,11 @@ def build(settings: Settings) -> Service:
     """Put the service together. Raises SettingsError, ContractError, KeyFileError. Does not wait for the broker."""
     namespace, contract = Namespace(settings.namespace), load_servable(settings.contract)
     trusted = keys.load_public_keys(settings.trusted_keys)
-    pseudonym_key = _key_bytes(settings.pseudonym_key)
-    acknowledgements = Acknowledgements(settings.max_in_flight)
-    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, CLIENT), acknowledgements.wake)
+    key = _key_bytes(settings.pseudonym_key)
+    spool = open_spool(settings.spool, settings.spool_max_bytes)
+    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, CLIENT), lambda: log.wake())
     publisher = Publisher(producer, namespace, incarnation(NAME))
+    log = InferenceLog(publisher, spool, settings.max_in_flight)
     replica = Replica(contract.name, replica_name(settings), utc_now())
     reporter = StatusReporter(replica, publisher.publish, lambda: producer.fatal, utc_now, settings.status_seconds)
     follower = ModelFollower(
@@ -71,22 +76,35 @@ def build(settings: Settings) -> Service:
         prepare=partial(_prepare, settings.kafka_bootstrap_servers, namespace, producer, publisher),
         changed=reporter.wake,
     )
-    predictor = Predictor(contract, RowValidator(contract), replica, publisher.publish, acknowledgements, utc_now)
+    predictor = Predictor(contract, RowValidator(contract), replica, log, utc_now, derived_key(key, "assignment"))
     return Service(
         name=NAME,
         host=settings.host,
         port=settings.port,
         management_port=settings.management_port,
-        api=create_app(predictor, pseudonym_key, settings.max_body_bytes),
-        workers=(follower, reporter),
+        api=create_app(
+            predictor,
+            Identities(key, derived_key(key, "idempotency")),
+            Limits(settings.max_body_bytes, settings.max_batch_bytes, settings.max_batch_rows),
+        ),
+        workers=(follower, reporter, Replayer("spool", spool, publisher, log.uncertain, log.confirm)),
         ready={
             "model": replica.problem,
             "producer": lambda: None if producer.fatal is None else f"the producer failed: {producer.fatal}",
+            "spool": log.problem,
         },
-        notes={"model": replica.note},
-        closers=(lambda: producer.close(FLUSH_SECONDS),),
+        notes={"model": replica.note, "spool": log.note},
+        closers=(lambda: producer.close(FLUSH_SECONDS), spool.close),
         shutdown_seconds=SHUTDOWN_SECONDS,
     )
+
+
+def open_spool(folder: Path, max_bytes: int) -> Spool:
+    """This worker's spool. Raises SettingsError."""
+    try:
+        return Spool.open(folder / "worker-0", max_bytes)
+    except (SpoolInUse, SpoolFailed) as error:
+        raise SettingsError(f"DRIFTLOOP_SPOOL={folder}: {error}") from error
 
 
 def load_servable(path: Path) -> Contract:

@@ -1,33 +1,81 @@
 """What this replica serves: one immutable value, swapped whole, so that a request sees one model from start to end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
 from driftloop.common.clock import Clock
-from driftloop.common.events import ArtifactRef, ModelStatus
+from driftloop.common.events import ArtifactRef, ModelStatus, ModelUpdated, Variant
+from driftloop.predictor.domain.assignment import serves_canary, share
 from driftloop.predictor.domain.model import LoadedModel
 
 NO_VERSION = 0
 
 
 @dataclass(frozen=True)
-class Serving:
-    """A revision that was applied: its champion, ready to answer, and since when."""
+class Plan:
+    """Who answers a request, and which other versions score it without being heard."""
 
     revision: int
-    artifact: ArtifactRef
+    variant: Variant
     model: LoadedModel
-    since: datetime
+    shadows: tuple[int, ...]
 
     @cached_property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers that say which model answered, as ASGI takes them."""
+        """The headers that say who answered, as ASGI takes them."""
         return (
             (b"x-model-name", self.model.name.encode()),
             (b"x-model-version", b"%d" % self.model.version),
+            (b"x-model-variant", self.variant.encode()),
             (b"x-driftloop-revision", b"%d" % self.revision),
         )
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A revision that was applied: every version that it names, ready to answer, and since when.
+
+    `models` are by version, each with the artifact that it was opened from.
+    """
+
+    state: ModelUpdated
+    models: Mapping[int, tuple[ArtifactRef, LoadedModel]]
+    since: datetime
+
+    @property
+    def revision(self) -> int:
+        """The revision of the state."""
+        return self.state.revision
+
+    @cached_property
+    def champion(self) -> Plan:
+        """What is done where the champion answers."""
+        return self._plan("champion", self.state.champion)
+
+    @cached_property
+    def canary(self) -> Plan | None:
+        """What is done where the canary answers; None if there is none."""
+        canary = self.state.canary
+        return None if canary is None else self._plan("canary", canary.version)
+
+    @cached_property
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """Every version: each scores every row."""
+        return tuple(model for _artifact, model in self.models.values())
+
+    def plan(self, key: bytes, unit: str) -> Plan:
+        """What is done for a patient, or for a prediction of nobody: the same as long as it can be."""
+        canary = self.state.canary
+        if self.canary is None or canary is None:
+            return self.champion
+        drawn = share(key, self.state.model_name, canary.version, unit)
+        return self.canary if serves_canary(drawn, canary.weight) else self.champion
+
+    def _plan(self, variant: Variant, version: int) -> Plan:
+        others = tuple(number for number in self.models if number != version)
+        return Plan(self.revision, variant, self.models[version][1], others)
 
 
 @dataclass(frozen=True)
@@ -58,7 +106,7 @@ class Replica:
     def version(self) -> int:
         """The version that answers, 0 if none does."""
         serving = self.serving
-        return NO_VERSION if serving is None else serving.model.version
+        return NO_VERSION if serving is None else serving.state.champion
 
     @property
     def refusal(self) -> Refusal | None:
@@ -96,7 +144,7 @@ class Replica:
             model_name=self.model,
             replica=self.name,
             revision=0 if serving is None else serving.revision,
-            model_version=NO_VERSION if serving is None else serving.model.version,
+            model_version=self.version,
             since=self.started if serving is None else serving.since,
             reported_at=clock(),
             error=None if refusal is None else f"{refusal.reason}: {refusal.detail}",

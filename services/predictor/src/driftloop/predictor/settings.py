@@ -16,6 +16,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     contract: Path
     trusted_keys: Path
     pseudonym_key: Secret
+    # A folder on a durable volume, this replica's alone.
+    spool: Path
+    # The most that each worker's spool takes.
+    spool_max_bytes: Annotated[int, Meta(ge=1_048_576)] = 256 * 1024 * 1024
     # What this replica is called on `model-status`; empty means host and port.
     replica: str = ""
     namespace: str = ""
@@ -23,7 +27,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     management_port: int = 9000
     max_body_bytes: Annotated[int, Meta(ge=1)] = 64 * 1024
-    # No more than so many requests wait for the log at once; those above are told to come again.
+    # The same for a batch, and how many rows it may have.
+    max_batch_bytes: Annotated[int, Meta(ge=1)] = 4 * 1024 * 1024
+    max_batch_rows: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+    # No more than so many inferences wait for the log at once; those above are told to come again.
     max_in_flight: Annotated[int, Meta(ge=1)] = 5_000
     # How often the replica says what it serves, when nothing has changed.
     status_seconds: Annotated[float, Meta(gt=0)] = 30.0

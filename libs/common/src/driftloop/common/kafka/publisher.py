@@ -3,12 +3,23 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from driftloop.common.envelope import Outgoing, encode_event
 from driftloop.common.kafka.producer import DeliveryProducer, OnDelivery
 from driftloop.common.topics import TOPICS, Namespace, partition_for
 
 _BY_NAME = {topic.name: topic for topic in TOPICS}
+
+
+class Stamped(NamedTuple):
+    """A record as it goes into the log, its place in its source's sequence included: sent again, it is the same."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
 
 
 class Publisher:
@@ -24,23 +35,41 @@ class Publisher:
         self._next: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
+        self._names = {name: namespace.topic(topic) for name, topic in _BY_NAME.items()}
 
     def publish(self, outgoing: Outgoing, on_delivery: OnDelivery) -> None:
-        """Send one event. Raises what `DeliveryProducer.produce` and `partitions` raise; then nothing was sent."""
-        topic = self._namespace.topic(_BY_NAME[outgoing.topic])
+        """Send one event. Raises what `send` and `learn` raise; then nothing was sent, and no number is used up."""
+        # One lock over number and hand-over, so that a partition's sequence is in the order of the log.
+        with self._lock:
+            stamped = self._stamp(outgoing)
+            self.send(stamped, on_delivery)
+            self._next[stamped.topic, stamped.partition] += 1
+
+    def stamp(self, outgoing: Outgoing) -> Stamped:
+        """The record of an event, whose number is its own whatever becomes of it. Raises what `learn` raises."""
+        with self._lock:
+            stamped = self._stamp(outgoing)
+            self._next[stamped.topic, stamped.partition] += 1
+        return stamped
+
+    def _stamp(self, outgoing: Outgoing) -> Stamped:
+        topic = self._names[outgoing.topic]
         count = self._partitions.get(topic) or self.learn(outgoing.topic)
         partition = partition_for(outgoing.key, count)
-        value = encode_event(outgoing.event)
-        with self._lock:
-            # One lock over number and hand-over, so that a partition's sequence is in the order of the log.
-            sequence = self._next[topic, partition]
-            headers = outgoing.envelope(self._source, sequence).headers()
-            self._producer.produce(topic, partition, outgoing.key.encode(), value, headers, on_delivery)
-            self._next[topic, partition] = sequence + 1
+        headers = tuple(outgoing.envelope(self._source, self._next[topic, partition]).headers())
+        return Stamped(topic, partition, outgoing.key.encode(), encode_event(outgoing.event), headers)
+
+    def send(self, stamped: Stamped, on_delivery: OnDelivery) -> None:
+        """Hand a record over. Raises what `DeliveryProducer.produce` raises; then nothing was sent."""
+        topic, partition, key, value, headers = stamped
+        self._producer.produce(topic, partition, key, value, headers, on_delivery)
 
     def learn(self, topic: str) -> int:
-        """Look up a topic's partitions (blocking); called before the first event so that no request waits for it."""
-        name = self._namespace.topic(_BY_NAME[topic])
+        """Look up a topic's partitions (blocking); called before the first event so that no request waits for it.
+
+        Raises what `DeliveryProducer.partitions` raises.
+        """
+        name = self._names[topic]
         self._partitions[name] = self._producer.partitions(name)
         return self._partitions[name]
 

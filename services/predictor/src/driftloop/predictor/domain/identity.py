@@ -1,5 +1,6 @@
 """Names for what must be found again: a prediction, and a patient who must not be recognised."""
 
+import hashlib
 import hmac
 import secrets
 from datetime import datetime
@@ -19,3 +20,26 @@ def new_prediction_id(now: datetime) -> str:
 def pseudonym(key: bytes, patient_id: str) -> str:
     """The name under which a patient is logged: HMAC-SHA256, 32 hexadecimal digits, the same for every replica."""
     return hmac.digest(key, patient_id.encode(), "sha256").hex()[:SUBJECT_CHARACTERS]
+
+
+def repeated_prediction_id(key: bytes, caller: str, idempotency_key: str, row: int) -> str:
+    """A UUID of version 8 as 32 hexadecimal digits: the same for a retry of the same caller, at any replica.
+
+    Keyed, so that nobody who does not hold the key can tell from an id what was given for it; `row` tells the rows of
+    one request apart.
+    """
+    named = b"%d:%s%d:%s%d" % (*_measured(caller), *_measured(idempotency_key), row)
+    value = int.from_bytes(hmac.digest(key, named, "sha256")[:16])
+    value = value & ~(0xF << 76) | 0x8 << 76
+    value = value & ~(0b11 << 62) | 0b10 << 62
+    return f"{value:032x}"
+
+
+def derived_key(key: bytes, purpose: str) -> bytes:
+    """A key for one purpose, from which the others' cannot be told."""
+    return hmac.digest(key, b"driftloop " + purpose.encode(), hashlib.sha256)
+
+
+def _measured(text: str) -> tuple[int, bytes]:
+    data = text.encode()
+    return len(data), data

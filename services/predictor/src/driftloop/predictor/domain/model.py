@@ -9,10 +9,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
+from driftloop.common.conformal import Conformal, conformal_of
 from driftloop.common.contract import Contract
 from driftloop.common.profile import CategoricalReference
 from driftloop.common.registry import Bundle, KnownAnswers
 from driftloop.predictor.domain.onnx_policy import INPUT, OUTPUT, UnusableModel, check_model
+from driftloop.predictor.domain.reference import KnownRanges
 
 __all__ = ["LoadedModel", "UnusableModel", "load_model"]
 
@@ -32,19 +34,30 @@ _RUNTIME_ERRORS = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One version of a model, in memory. Safe to use from several threads."""
+    """One version of a model, in memory. Safe to use from several threads.
+
+    `conformal` is what its prediction sets are made from, None where its profile holds no rows to make them from.
+    """
 
     name: str
     version: int
     width: int
     session: ort.InferenceSession
+    conformal: Conformal | None
+    reference: KnownRanges
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """P(label = 1) [n] of `features` [n, width], NaN where missing, as the model gives it: not yet rounded."""
+        """P(label = 1) [n] of `features` [n, width], NaN where missing, as the model gives it: not yet rounded.
+
+        Raises UnusableModel where the runtime cannot compute it.
+        """
         if len(features) == 0:
             return np.empty(0)
-        probabilities: NDArray[np.float64] = self.session.run([OUTPUT], {INPUT: features})[0][:, 1].astype(np.float64)
-        return probabilities
+        try:
+            probabilities: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: features})[0][:, 1]
+        except _RUNTIME_ERRORS as error:
+            raise UnusableModel("runtime", f"the model cannot answer: {_first_line(error)}") from error
+        return probabilities.astype(np.float64)
 
 
 def load_model(bundle: Bundle, contract: Contract) -> LoadedModel:
@@ -55,7 +68,15 @@ def load_model(bundle: Bundle, contract: Contract) -> LoadedModel:
     _check_contract(bundle, contract)
     width = len(contract.features)
     check_model(bundle.model, width)
-    model = LoadedModel(bundle.model_name, bundle.model_version, width, _open(bundle.model))
+    heldout = bundle.profile.heldout
+    model = LoadedModel(
+        bundle.model_name,
+        bundle.model_version,
+        width,
+        _open(bundle.model),
+        None if heldout is None else conformal_of(heldout, contract.performance.interval_level),
+        KnownRanges(bundle.profile),
+    )
     _check_known_answers(model, bundle.known_answers)
     return model
 

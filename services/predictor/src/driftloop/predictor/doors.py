@@ -1,0 +1,358 @@
+"""The doors that clients knock at all day: bytes in, bytes out, without a framework between.
+
+A framework's routing costs as much as predicting; so these are answered before it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from driftloop.common import metrics
+from driftloop.common.conformal import prediction_set
+from driftloop.common.events import Variant
+from driftloop.common.http import field_problem
+from driftloop.common.rows import FieldError, InvalidRow
+from driftloop.predictor.body import PATIENT_ID, InvalidBody, read_body, read_rows, take_patient_id
+from driftloop.predictor.domain.identity import pseudonym, repeated_prediction_id
+from driftloop.predictor.handlers import Answered, Asked, NoProbability, Predictor
+from driftloop.predictor.inference_log import Unavailable
+from driftloop.predictor.openapi import answer_name
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER = (b"retry-after", b"1")
+# Rows of a batch between which other requests have their turn.
+CHUNK_ROWS = 100
+KEY_CHARACTERS = 255
+_JSON = (b"content-type", b"application/json")
+_PROBLEM_JSON = (b"content-type", b"application/problem+json")
+
+Header = tuple[bytes, bytes]
+
+
+class Call(NamedTuple):
+    """One request: its body, who sends it, and the headers that matter here."""
+
+    body: bytes
+    caller: str = ""
+    traceparent: str | None = None
+    idempotency_key: str | None = None
+
+
+class Answer(NamedTuple):
+    """A status, headers with the content type, and a body, as ASGI takes them."""
+
+    status: int
+    headers: Sequence[Header]
+    body: bytes
+
+
+Door = Callable[[Call], Awaitable[Answer]]
+
+
+class Refusal(NamedTuple):
+    """Why a request is not answered as it would like: a sentence, and what is wrong in which field."""
+
+    status: int
+    detail: str
+    fields: Sequence[Mapping[str, Any]] = ()
+    headers: Sequence[Header] = ()
+
+
+Refuse = Callable[[Refusal], Answer]
+
+
+class PredictionSet(msgspec.Struct, frozen=True):
+    """The decisions that cannot be excluded: the true one is among them in `level` of all cases."""
+
+    level: float
+    decisions: tuple[bool, ...]
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """The answer of `/v1/predict`."""
+
+    prediction_id: str
+    probability: float
+    prediction: bool
+    model_name: str
+    model_version: int
+    revision: int
+    variant: Variant
+    prediction_set: PredictionSet | None
+    outside_reference: tuple[str, ...]
+
+
+class RowRefused(msgspec.Struct, frozen=True):
+    """What a batch answers for a row that was not predicted."""
+
+    error: Mapping[str, Any]
+
+
+class Doors:
+    """Around an application: answers POST requests to its paths itself. Behind BodyLimit, which gives a body whole."""
+
+    def __init__(self, app: ASGIApp, doors: Mapping[str, Door]) -> None:
+        self._app = app
+        self._doors = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass it on."""
+        door = self._doors.get(scope["path"]) if scope["type"] == "http" else None
+        if door is None:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "POST":
+            message = await receive()
+            answer = await door(call_of(scope, message["body"]))
+        else:
+            allowed = (b"allow", b"POST")
+            answer = problem(Refusal(405, f"{scope['method']} is not answered here: use POST", headers=[allowed]))
+        await send_answer(answer, send)
+
+
+async def send_answer(answer: Answer, send: Send) -> None:
+    """Send an answer, as ASGI wants it."""
+    length = (b"content-length", b"%d" % len(answer.body))
+    await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def call_of(scope: Scope, body: bytes) -> Call:
+    """What a door needs of a request."""
+    traceparent = key = None
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            traceparent = str(value, "latin-1")
+        elif name == b"idempotency-key":
+            key = str(value, "latin-1")
+    return Call(body, scope.get("driftloop.caller", ""), traceparent, key)
+
+
+# --- the doors
+
+
+def bare_door(predictor: Predictor, ids: "Identities") -> Door:
+    """`/predict`: the body of the service that this one replaces, to the byte; what is new is in the headers."""
+    name = answer_name(predictor.contract)
+    bodies = {decision: msgspec.json.encode({name: decision}) for decision in (False, True)}
+
+    async def answer(call: Call) -> Answer:
+        features = predictor.validator.canonicalise(read_body(call.body))
+        made, plan = await predictor.predict(Asked(features, None, ids.repeated(call)), call.traceparent)
+        headers = [_JSON, (b"x-prediction-id", made.prediction_id.encode()), *plan.headers]
+        return Answer(200, headers, bodies[made.prediction])
+
+    return answer
+
+
+def full_door(predictor: Predictor, ids: "Identities") -> Door:
+    """`/v1/predict`: the prediction with all that is known of it; a patient's id is logged as a pseudonym."""
+    encoder = msgspec.json.Encoder()
+
+    async def answer(call: Call) -> Answer:
+        fields = read_body(call.body)
+        subject = ids.subject(fields)
+        features = predictor.validator.canonicalise(fields)
+        answered = await predictor.predict(Asked(features, subject, ids.repeated(call)), call.traceparent)
+        return Answer(200, [_JSON], encoder.encode(said(answered)))
+
+    return answer
+
+
+def batch_door(predictor: Predictor, ids: "Identities", max_rows: int) -> Door:
+    """`/v1/predict/batch`: many rows at once, each with its own answer or its own error."""
+    encoder = msgspec.json.Encoder()
+
+    async def answer(call: Call) -> Answer:
+        rows = read_rows(call.body, max_rows)
+        batch = _Batch(predictor, ids, call, rows)
+        results = await batch.answer()
+        if batch.unavailable is not None and not batch.kept:
+            raise batch.unavailable
+        return Answer(200, [_JSON], encoder.encode({"results": results}))
+
+    return answer
+
+
+class Identities:
+    """How a request's own names become those that are logged."""
+
+    def __init__(self, pseudonym_key: bytes, repeat_key: bytes) -> None:
+        self._pseudonym_key = pseudonym_key
+        self._repeat_key = repeat_key
+
+    def subject(self, fields: dict[str, Any]) -> str | None:
+        """The pseudonym of the patient, whose id is taken out of the fields. Raises InvalidRow."""
+        patient_id = take_patient_id(fields)
+        return None if patient_id is None else pseudonym(self._pseudonym_key, patient_id)
+
+    def repeated(self, call: Call, row: int = 0) -> str | None:
+        """The id that a retry of this request gets, too; None where it does not ask for one. Raises InvalidBody."""
+        key = call.idempotency_key
+        if key is None:
+            return None
+        if not 1 <= len(key) <= KEY_CHARACTERS or not key.isprintable():
+            raise InvalidBody(
+                "idempotency_key", f"Idempotency-Key must have 1 to {KEY_CHARACTERS} printable characters"
+            )
+        return repeated_prediction_id(self._repeat_key, call.caller, key, row)
+
+
+class _Batch:
+    """One batch on its way: rows that are refused keep their place."""
+
+    def __init__(self, predictor: Predictor, ids: Identities, call: Call, rows: Sequence[object]) -> None:
+        self._predictor = predictor
+        self._ids = ids
+        self._call = call
+        self._rows = rows
+        self.unavailable: Unavailable | None = None
+        self.kept = 0
+        self._results: list[Prediction | RowRefused] = []
+
+    async def answer(self) -> list[Prediction | RowRefused]:
+        """A prediction or an error for each row, in order. Raises Unavailable where no model is loaded."""
+        serving = self._predictor.serving()
+        keeping = []
+        for start in range(0, len(self._rows), CHUNK_ROWS):
+            asked: list[Asked] = []
+            places: list[int] = []
+            for place in range(start, min(start + CHUNK_ROWS, len(self._rows))):
+                self._take(place, asked, places)
+            answered = self._predictor.infer(serving, asked)
+            keeping.append(asyncio.ensure_future(self._keep(answered, places)))
+            # Others have their turn, and what is there goes out.
+            await asyncio.sleep(0)
+        await asyncio.gather(*keeping)
+        return self._results
+
+    def _take(self, place: int, asked: list[Asked], places: list[int]) -> None:
+        row = self._rows[place]
+        try:
+            if not isinstance(row, dict):
+                raise InvalidBody("value_error", "a row must be an object")
+            subject = self._ids.subject(row)
+            features = self._predictor.validator.canonicalise(row)
+        except (InvalidRow, InvalidBody) as invalid:
+            self._results.append(RowRefused(_details(refusal_of(invalid))))
+            return
+        self._results.append(_PENDING)
+        places.append(place)
+        asked.append(Asked(features, subject, self._ids.repeated(self._call, place)))
+
+    async def _keep(self, answered: Sequence[Answered | None], places: Sequence[int]) -> None:
+        there = [(place, one) for place, one in zip(places, answered, strict=True) if one is not None]
+        failed = {place for place, one in zip(places, answered, strict=True) if one is None}
+        for place in failed:
+            self._results[place] = RowRefused(_details(refusal_of(NoProbability())))
+        if not there:
+            return
+        try:
+            await self._predictor.keep([one for _place, one in there], self._call.traceparent)
+        except Unavailable as unavailable:
+            self.unavailable = unavailable
+            error = RowRefused(_details(refusal_of(unavailable)))
+            for place, _one in there:
+                self._results[place] = error
+            return
+        self.kept += len(there)
+        for place, one in there:
+            self._results[place] = said(one)
+
+
+_PENDING = RowRefused({})
+
+
+def said(answered: Answered) -> Prediction:
+    """What `/v1/predict` says of an inference."""
+    made, plan = answered
+    conformal = plan.model.conformal
+    decisions = None
+    if conformal is not None:
+        labels = prediction_set(conformal, made.score, made.prediction_id)
+        decisions = PredictionSet(conformal.level, tuple(map(bool, labels)))
+    return Prediction(
+        made.prediction_id,
+        made.score,
+        made.prediction,
+        made.model_name,
+        made.model_version,
+        made.revision,
+        made.variant,
+        decisions,
+        plan.model.reference.outside(made.features),
+    )
+
+
+# --- what goes wrong
+
+
+def guarded(predictor: Predictor, door: Door, refuse: Refuse) -> Door:
+    """The door with its counts, and with an answer for every way in which it can fail."""
+    replica = predictor.replica
+    seconds = metrics.PREDICTION_SECONDS.labels(replica.model)
+
+    def count(result: str) -> None:
+        metrics.PREDICTIONS.labels(replica.model, str(replica.version), result).inc()
+
+    async def answer(call: Call) -> Answer:
+        started = time.perf_counter()
+        try:
+            found = await door(call)
+        except (InvalidRow, InvalidBody) as invalid:
+            count("invalid")
+            return refuse(refusal_of(invalid))
+        except Unavailable as unavailable:
+            count("unavailable")
+            seconds.observe(time.perf_counter() - started)
+            return refuse(refusal_of(unavailable))
+        except NoProbability as error:
+            count("failed")
+            logger.error("a model gave no probability", extra={"error": str(error)})
+            return refuse(refusal_of(error))
+        count("ok")
+        seconds.observe(time.perf_counter() - started)
+        return found
+
+    return answer
+
+
+def refusal_of(error: InvalidRow | InvalidBody | Unavailable | NoProbability) -> Refusal:
+    """What a client is told of an error."""
+    if isinstance(error, InvalidRow):
+        fields = [_field(one) for one in error.errors]
+        return Refusal(422, f"{len(fields)} field{'s are' if len(fields) > 1 else ' is'} not as it must be", fields)
+    if isinstance(error, InvalidBody):
+        return Refusal(422, str(error), [{"type": error.kind, "loc": ["body"], "msg": str(error), "input": None}])
+    if isinstance(error, Unavailable):
+        return Refusal(503, f"{error}: try again later", headers=[RETRY_AFTER])
+    return Refusal(500, "the model gave no probability for this row: promote a version that takes it")
+
+
+def compatible(refusal: Refusal) -> Answer:
+    """An error as the replaced service's framework says it: `detail` is a sentence, or a list of fields."""
+    body = msgspec.json.encode({"detail": refusal.fields or refusal.detail})
+    return Answer(refusal.status, [_JSON, *refusal.headers], body)
+
+
+def problem(refusal: Refusal) -> Answer:
+    """An error as RFC 9457 says it."""
+    body = msgspec.json.encode(_details(refusal))
+    return Answer(refusal.status, [_PROBLEM_JSON, *refusal.headers], body)
+
+
+def _details(refusal: Refusal) -> dict[str, Any]:
+    title = HTTPStatus(refusal.status).phrase
+    said = {"type": "about:blank", "title": title, "status": refusal.status, "detail": refusal.detail}
+    return said | ({"errors": refusal.fields} if refusal.fields else {})
+
+
+def _field(error: FieldError) -> Mapping[str, Any]:
+    return field_problem(error.field, None if error.field == PATIENT_ID else error.value, error.reason)
