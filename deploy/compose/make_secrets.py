@@ -19,6 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from driftloop.common import keys
+from driftloop.common.folders import sync_folder
 from driftloop.common.topics import Namespace
 
 SERVICES = ("label_ingest", "drift_monitor", "trainer")
@@ -82,11 +83,7 @@ def write_new(path: Path, data: bytes, mode: int) -> bool:
         return False
     finally:
         draft.unlink()
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
     return True
 
 

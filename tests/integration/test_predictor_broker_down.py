@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -55,16 +56,23 @@ def all_there(house: House, asked: Asked) -> bool:
     return asked.ids() <= set(logged_ids(house))
 
 
+@contextmanager
+def asking_until_without_a_broker(url: str, folder: Path, answers: int) -> Iterator[Asked]:
+    """Clients that ask without a pause; the block begins when the broker is gone and so many were answered since."""
+    with asking([url]) as asked:
+        wait_until(lambda: len(asked.all) > 50, "answers")
+        devstack.kill_kafka(folder)
+        so_far = len(asked.all)
+        wait_until(lambda: len(asked.all) > so_far + answers, "answers without a broker", 20)
+        yield asked
+
+
 def test_without_a_broker_clients_are_answered_and_with_it_again_all_is_in_the_log(
     own_house: House, folder: Path
 ) -> None:
     process, url = predictor(own_house)
     process.wait_ready()
-    with asking([url]) as asked:
-        wait_until(lambda: len(asked.all) > 50, "answers")
-        devstack.kill_kafka(folder)
-        so_far = len(asked.all)
-        wait_until(lambda: len(asked.all) > so_far + 300, "answers without a broker", 20)
+    with asking_until_without_a_broker(url, folder, 300) as asked:
         note = httpx.get(f"http://127.0.0.1:{process.management_port}/readyz").json()["notes"]["spool"]
         assert "inferences wait in the spool for the broker" in note
         devstack.restart_kafka(folder)
@@ -84,11 +92,7 @@ def test_killed_without_a_broker_its_successor_brings_what_it_answered_into_the_
 ) -> None:
     process, url = predictor(own_house)
     process.wait_ready()
-    with asking([url]) as asked:
-        wait_until(lambda: len(asked.all) > 50, "answers")
-        devstack.kill_kafka(folder)
-        so_far = len(asked.all)
-        wait_until(lambda: len(asked.all) > so_far + 100, "answers without a broker", 20)
+    with asking_until_without_a_broker(url, folder, 100) as asked:
         process.kill()
         wait_until(lambda: asked.broken, "a broken request")
     assert {answer.status_code for answer in asked.all} == {200}
@@ -102,11 +106,7 @@ def test_killed_without_a_broker_its_successor_brings_what_it_answered_into_the_
 def test_stopped_without_a_broker_it_answers_what_it_has_taken_and_ends_soon(own_house: House, folder: Path) -> None:
     process, url = predictor(own_house)
     process.wait_ready()
-    with asking([url]) as asked:
-        wait_until(lambda: len(asked.all) > 50, "answers")
-        devstack.kill_kafka(folder)
-        so_far = len(asked.all)
-        wait_until(lambda: len(asked.all) > so_far + 50, "answers without a broker", 20)
+    with asking_until_without_a_broker(url, folder, 50) as asked:
         began = time.monotonic()
         assert process.terminate(timeout=20) == 0
         took = time.monotonic() - began

@@ -171,14 +171,24 @@ def test_what_got_into_the_log_after_all_is_not_replayed(rig: Rig) -> None:
     assert rig.sent() == ["1"]
 
 
-def test_what_may_still_get_into_the_log_is_not_replayed_before_that_is_known(rig: Rig) -> None:
+def test_what_may_still_get_into_the_log_is_not_replayed_before_that_is_known(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.memory.silent = True
+    looked: list[None] = []
+    rewind = rig.spool.rewind
+
+    def counted() -> None:
+        looked.append(None)
+        rewind()
+
+    monkeypatch.setattr(rig.spool, "rewind", counted)
 
     async def work() -> None:
         await rig.log.keep([event(1)])
         rig.memory.silent = False
         replaying = asyncio.create_task(asyncio.to_thread(rig.replay))
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(wait_until, lambda: len(looked) > 1, "two vain looks of who replays")
         assert rig.sent() == ["1"]
         rig.memory.failure = KafkaError(KafkaError._MSG_TIMED_OUT)
         rig.memory.speak()

@@ -23,6 +23,7 @@ HEAR_OUT_BYTES = 64 * 1024 * 1024
 HEAR_OUT_SECONDS = 10.0
 
 # What every answer of an API says to browsers, which have no business with it.
+PROBLEM_JSON = "application/problem+json"
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -125,12 +126,17 @@ def problem_details(
     errors: Sequence[Mapping[str, Any]] | None = None,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> Response:
-    """An error as RFC 9457 says it; `errors` has what is wrong where, for instance of `field_problem`."""
-    said = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    body = msgspec.json.encode(said | ({"errors": errors} if errors else {}))
-    response = Response(body, status, media_type="application/problem+json")
+    """An error as RFC 9457 says it, as a whole answer; see `problem_members`."""
+    body = msgspec.json.encode(problem_members(status, detail, errors))
+    response = Response(body, status, media_type=PROBLEM_JSON)
     response.raw_headers.extend(headers)
     return response
+
+
+def problem_members(status: int, detail: str, errors: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """What RFC 9457 says of an error; `errors` has what is wrong where, for instance of `field_problem`."""
+    said = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return said | ({"errors": errors} if errors else {})
 
 
 def field_problem(field: str, value: object, reason: str) -> dict[str, Any]:

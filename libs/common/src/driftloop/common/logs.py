@@ -4,15 +4,11 @@ import json
 import logging
 import sys
 import traceback
-from contextvars import ContextVar
 from datetime import UTC, datetime
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 # A chain of causes can be a circle.
 _LONGEST_CHAIN = 10
-
-# The id of the request that is being answered, for every line that is logged on its way.
-REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,8 +27,6 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        if request_id := REQUEST_ID.get():
-            line["request_id"] = request_id
         for name, value in record.__dict__.items():
             if name not in _STANDARD:
                 line[name if name not in line else f"extra_{name}"] = value

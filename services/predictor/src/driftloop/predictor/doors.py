@@ -7,7 +7,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from driftloop.common import metrics
 from driftloop.common.conformal import prediction_set
 from driftloop.common.events import Variant
-from driftloop.common.http import field_problem
+from driftloop.common.http import PROBLEM_JSON, field_problem, problem_members
 from driftloop.common.rows import FieldError, InvalidRow
 from driftloop.predictor.body import PATIENT_ID, InvalidBody, read_body, read_rows, take_patient_id
 from driftloop.predictor.domain.identity import pseudonym, repeated_prediction_id
@@ -31,7 +30,7 @@ RETRY_AFTER = (b"retry-after", b"1")
 CHUNK_ROWS = 100
 KEY_CHARACTERS = 255
 _JSON = (b"content-type", b"application/json")
-_PROBLEM_JSON = (b"content-type", b"application/problem+json")
+_PROBLEM_JSON = (b"content-type", PROBLEM_JSON.encode())
 
 Header = tuple[bytes, bytes]
 
@@ -349,9 +348,7 @@ def problem(refusal: Refusal) -> Answer:
 
 
 def _details(refusal: Refusal) -> dict[str, Any]:
-    title = HTTPStatus(refusal.status).phrase
-    said = {"type": "about:blank", "title": title, "status": refusal.status, "detail": refusal.detail}
-    return said | ({"errors": refusal.fields} if refusal.fields else {})
+    return problem_members(refusal.status, refusal.detail, refusal.fields)
 
 
 def _field(error: FieldError) -> Mapping[str, Any]:

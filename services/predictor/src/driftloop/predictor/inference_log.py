@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from itertools import takewhile
@@ -54,13 +54,12 @@ class Log(Protocol):
 class Waiting:
     """A request's records, and the fate of each: True is in the log, False is not, None nobody knows yet."""
 
-    __slots__ = ("deadline", "fates", "future", "records", "since", "spooled", "told")
+    __slots__ = ("fates", "future", "records", "since", "spooled", "told")
 
     def __init__(self, records: Sequence[Stamped], future: "asyncio.Future[str | None]", now: float) -> None:
         self.records = records
         self.future = future
         self.since = now
-        self.deadline = now + ACK_SECONDS
         self.fates: list[bool | None] = [None] * len(records)
         # One entry a fate that was told, by whichever thread: appending is atomic, counting would not be.
         self.told: list[None] = []
@@ -224,8 +223,8 @@ class InferenceLog:
             metrics.INFERENCES_SENT.inc(sent)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = time.monotonic()
-        late = list(takewhile(lambda waiting: waiting.deadline <= now, self._waiting))
+        begun = time.monotonic() - ACK_SECONDS
+        late = list(takewhile(lambda waiting: waiting.since <= begun, self._waiting))
         for waiting in late:
             self._give_up(waiting)
         self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
@@ -272,25 +271,21 @@ class InferenceLog:
         for record in records[kept:]:
             self.uncertain.forget(record)
         lost = {one for one, _index in places[kept:]}
-        self._on_loop(partial(self._release, [one for one in given if one not in lost], None))
-        self._on_loop(partial(self._release, lost, failure))
+        self._on_loop(partial(self._release, given, lost, failure))
 
-    def _release(self, given: Iterable[Waiting], failure: str | None) -> None:
+    def _release(self, given: Iterable[Waiting], lost: Set[Waiting], failure: str | None) -> None:
         for waiting in given:
-            # It may have been delivered while the spool refused it.
             if not waiting.future.done():
-                waiting.future.set_result(None if all(waiting.fates) else failure)
+                # One that is lost may have been delivered while the spool refused it.
+                kept = waiting not in lost or all(waiting.fates)
+                waiting.future.set_result(None if kept else failure)
 
-    def _on_loop(self, call: "partial[None] | _Call") -> None:
+    def _on_loop(self, call: Callable[[], None]) -> None:
         loop = self._loop
         # A loop that has ended has nobody who waits.
         if loop is not None:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(call)
-
-
-class _Call(Protocol):
-    def __call__(self) -> None: ...
 
 
 class _Writer:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from driftloop.common.contract import Contract
+from driftloop.common.http import PROBLEM_JSON
 from driftloop.predictor.body import PATIENT_ID, PATIENT_ID_CHARACTERS, ROWS
 from driftloop.predictor.schema import example_row, row_schema
 
 Schema = dict[str, Any]
 
 _JSON = "application/json"
-_PROBLEM_JSON = "application/problem+json"
 _TEXT: Schema = {"type": "string"}
 _WHOLE: Schema = {"type": "integer"}
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
@@ -62,7 +62,7 @@ def document(contract: Contract, title: str, max_rows: int) -> Schema:
             "/predict": {"post": _bare(row, example, _object({answer_name(contract): {"type": "boolean"}}))},
             "/v1/predict": {"post": _post(predict, full, example, prediction)},
             "/v1/predict/batch": {"post": _post(many, _object({ROWS: rows}) | _CLOSED, {ROWS: [example]}, results)},
-            "/v1/model": {"get": _get("Tell what serves now, since when, and why", _ref("Model")) | {}},
+            "/v1/model": {"get": _get("Tell what serves now, since when, and why", _ref("Model"))},
         },
     }
 
@@ -163,7 +163,7 @@ def _response(description: str, schema: Schema, media_type: str = _JSON) -> Sche
 
 
 def _refusal(
-    description: str, schema: str = "Problem", media_type: str = _PROBLEM_JSON, headers: Schema | None = None
+    description: str, schema: str = "Problem", media_type: str = PROBLEM_JSON, headers: Schema | None = None
 ) -> Schema:
     return _response(description, _ref(schema), media_type) | ({"headers": headers} if headers else {})
 

@@ -61,12 +61,12 @@ class Replayer:
 
     def _replay(self, batch: Sequence[tuple[Position, SpooledRecord]], stop: threading.Event) -> bool:
         """Send a batch; returns whether all of it is in the log."""
-        fates = Fates()
-        there = {index for index, (position, record) in enumerate(batch) if self._is_there(position, record)}
-        for index, (_position, record) in enumerate(batch):
-            if index in there:
-                continue
-            if self._uncertain.fate(record) is None or not self._send(record, fates, index):
+        fates, there = Fates(), set()
+        for index, (position, record) in enumerate(batch):
+            fate = position in self._taken or self._uncertain.fate(record)
+            if fate:
+                there.add(index)
+            elif fate is None or not self._send(record, fates, index):
                 break
         fates.wait(FATE_SECONDS, stop)
         if fates.delivered:
@@ -75,9 +75,6 @@ class Replayer:
             logger.warning("the broker did not take what the spool holds", extra={"error": error})
         metrics.INFERENCES_REPLAYED.inc(len(fates.delivered))
         return self._mark(batch, there | fates.delivered)
-
-    def _is_there(self, position: Position, record: SpooledRecord) -> bool:
-        return position in self._taken or self._uncertain.fate(record) is True
 
     def _send(self, record: SpooledRecord, fates: Fates, index: int) -> bool:
         stamped = Stamped(record.topic, record.partition, record.key, record.value, record.headers)

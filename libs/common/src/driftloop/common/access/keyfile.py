@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from driftloop.common.access import Scope
+from driftloop.common.folders import sync_folder
 
 PREFIX = "dl_"
 ID_CHARACTERS = 12
@@ -162,7 +163,7 @@ def _replace(path: Path, keys: Sequence[ApiKey]) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             draft.unlink()
@@ -179,14 +180,6 @@ def _keep_owner(path: Path, draft: int) -> None:
     if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
         os.fchown(draft, before.st_uid, before.st_gid)
     os.fchmod(draft, stat.S_IMODE(before.st_mode))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(path: Path, error: OSError) -> ApiKeyFileError:

@@ -9,8 +9,6 @@ from driftloop.common.envelope import Outgoing, encode_event
 from driftloop.common.kafka.producer import DeliveryProducer, OnDelivery
 from driftloop.common.topics import TOPICS, Namespace, partition_for
 
-_BY_NAME = {topic.name: topic for topic in TOPICS}
-
 
 class Stamped(NamedTuple):
     """A record as it goes into the log, its place in its source's sequence included: sent again, it is the same."""
@@ -30,12 +28,11 @@ class Publisher:
 
     def __init__(self, producer: DeliveryProducer, namespace: Namespace, source: str) -> None:
         self._producer = producer
-        self._namespace = namespace
         self._source = source
         self._next: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
-        self._names = {name: namespace.topic(topic) for name, topic in _BY_NAME.items()}
+        self._names = {topic.name: namespace.topic(topic) for topic in TOPICS}
 
     def publish(self, outgoing: Outgoing, on_delivery: OnDelivery) -> None:
         """Send one event. Raises what `send` and `learn` raise; then nothing was sent, and no number is used up."""

@@ -15,10 +15,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from driftloop.common.folders import sync_folder
 from driftloop.predictor.spool import volume
 from driftloop.predictor.spool.errors import SpoolFailed, failure
 from driftloop.predictor.spool.records import FILE_HEADER, Damage, SpooledRecord, frame
-from driftloop.predictor.spool.segments import Segment, load, recover, sync_folder, write
+from driftloop.predictor.spool.segments import Segment, load, recover, write
 from driftloop.predictor.spool.volume import START, Position
 
 logger = logging.getLogger(__name__)

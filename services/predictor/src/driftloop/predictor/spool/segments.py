@@ -126,15 +126,6 @@ def write(file: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _pieces(path: Path, places: Sequence[tuple[int, int]]) -> list[bytes]:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -7,8 +7,9 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from driftloop.common.folders import sync_folder
 from driftloop.predictor.spool.errors import SpoolInUse, failure
-from driftloop.predictor.spool.segments import sync_folder, write
+from driftloop.predictor.spool.segments import write
 
 _LOCK = "lock"
 _PROGRESS = "progress"
