@@ -6,6 +6,7 @@
 - `label-ingest/`, `drift-monitor/`, `trainer/`: the URL with which the service's own role connects
 - `trainer/signing.pem`: the private key that signs models; `trusted/<key id>.pem`: its public half
 - `predictor/pseudonym`: the key that makes pseudonyms of patients' ids
+- `predictor/api-keys.json`: who may call, as hashes; `client/api-key`: the key of a client on this machine
 
 A file appears whole under its name or not at all, and of two that make it at once the first one's stays.
 """
@@ -19,10 +20,19 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from driftloop.common import keys
+from driftloop.common.access.issuing import keep_key
+from driftloop.common.access.keyfile import ApiKeyFileError
+from driftloop.common.clock import utc_now
 from driftloop.common.folders import sync_folder
 from driftloop.common.topics import Namespace
 
+CURL = """\
+curl -s localhost:8000/v1/predict -H 'content-type: application/json' \\
+    -H "x-api-key: $(docker compose run --rm -T secrets cat /secrets/client/api-key)" \\
+    -d '{"Pregnancies": 2, "Glucose": 165, "BloodPressure": 72, "BMI": 33.6, "Age": 51}'
+"""
 SERVICES = ("label_ingest", "drift_monitor", "trainer")
+CLIENT_KEY = "client/api-key"
 DATABASE = "postgres:5432/driftloop"
 # The database server, which runs as another user, reads its password too; nobody else has this volume.
 SHARED, PRIVATE = 0o444, 0o400
@@ -35,15 +45,16 @@ def main() -> int:
         return 2
     try:
         made = make(Path(sys.argv[1]))
-    except (OSError, keys.KeyFileError) as error:
+    except (OSError, keys.KeyFileError, ApiKeyFileError) as error:
         sys.stderr.write(f"make_secrets.py: {error}\n")
         return 1
     sys.stdout.write(f"made {', '.join(made)}\n" if made else "every key and password is there\n")
+    sys.stdout.write(f"the predictors answer on this machine:\n{CURL}\n")
     return 0
 
 
 def make(folder: Path) -> list[str]:
-    """Make what is missing in `folder`; returns the files made. Raises OSError, KeyFileError."""
+    """Make what is missing in `folder`; returns the files made. Raises OSError, KeyFileError, ApiKeyFileError."""
     made: list[str] = []
 
     def keep(name: str, data: bytes, mode: int = PRIVATE) -> bytes:
@@ -58,6 +69,8 @@ def make(folder: Path) -> list[str]:
         url = f"postgresql://{Namespace().role(service)}:{password}@{DATABASE}"
         keep(f"{service.replace('_', '-')}/database-url", url.encode())
     keep("predictor/pseudonym", _random())
+    if keep_key(folder / "predictor/api-keys.json", "client", ["predict", "admin"], folder / CLIENT_KEY, utc_now()):
+        made.append(CLIENT_KEY)
     keep("trainer/signing.pem", _private_key())
     signing = keys.load_signing_key(folder / "trainer" / "signing.pem")
     public = signing.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -38,6 +38,7 @@ def two_models(house: House, folder: Path) -> Iterator[Installation]:
 def traffic_to(installation: Installation, predictor: str) -> Traffic:
     return Traffic(
         [installation.ports[predictor].url],
+        installation.client_key.read_text(),
         installation.ports["label-ingest"].url,
         installation.stack.bootstrap_servers,
         installation.namespace.topic(OUTCOMES),

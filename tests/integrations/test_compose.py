@@ -64,9 +64,13 @@ class Containers:
 
     def predict(self, port: str = "PREDICTOR_1_PORT") -> str:
         """Predict once; returns the prediction's id."""
-        answer = httpx.post(self.url(port, "/v1/predict"), json=PATIENT, timeout=15)
+        answer = httpx.post(self.url(port, "/v1/predict"), json=PATIENT, headers=self.key(), timeout=15)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["prediction_id"])
+
+    def key(self) -> dict[str, str]:
+        """The header with the API key that was made for clients on this machine."""
+        return {"x-api-key": self.compose("run", "--rm", "-T", "secrets", "cat", "/secrets/client/api-key").strip()}
 
     def logged(self) -> list[bytes | None]:
         """The keys of all predictions in the log."""
@@ -104,8 +108,12 @@ def containers() -> Iterator[Containers]:
 
 @pytest.mark.parametrize("port", ["PREDICTOR_1_PORT", "PREDICTOR_2_PORT"])
 def test_each_predictor_answers_as_the_service_that_it_replaces(containers: Containers, port: str) -> None:
-    answer = httpx.post(containers.url(port, "/predict"), json=PATIENT, timeout=15)
+    answer = httpx.post(containers.url(port, "/predict"), json=PATIENT, headers=containers.key(), timeout=15)
     assert (answer.status_code, answer.text) in {(200, '{"diabetic":true}'), (200, '{"diabetic":false}')}
+
+
+def test_without_a_key_nothing_is_answered(containers: Containers) -> None:
+    assert httpx.post(containers.url("PREDICTOR_1_PORT", "/predict"), json=PATIENT, timeout=15).status_code == 401
 
 
 def test_what_was_answered_is_in_the_log(containers: Containers) -> None:

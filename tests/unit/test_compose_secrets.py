@@ -9,6 +9,9 @@ import pytest
 from psycopg import conninfo
 
 from driftloop.common import keys
+from driftloop.common.access import Caller, Refused
+from driftloop.common.access.checking import Access
+from driftloop.common.access.keyring import KeyRing
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "deploy" / "compose" / "make_secrets.py"
@@ -20,6 +23,9 @@ MADE = {
     "admin/trainer-password",
     "drift-monitor/database-url",
     "label-ingest/database-url",
+    "client/api-key",
+    "predictor/.api-keys.json.lock",
+    "predictor/api-keys.json",
     "predictor/pseudonym",
     "trainer/database-url",
     "trainer/signing.pem",
@@ -57,16 +63,32 @@ def test_a_services_url_holds_its_roles_password(made: Path) -> None:
     assert (url["user"], url["password"], url["host"]) == ("driftloop_label_ingest", password, "postgres")
 
 
+def test_the_clients_key_may_predict(made: Path) -> None:
+    access = Access(KeyRing(made / "predictor" / "api-keys.json"))
+    found = access.check([(b"x-api-key", (made / "client" / "api-key").read_bytes())], "predict")
+    assert isinstance(found, Caller)
+    assert found.name == "client"
+
+
+def test_a_key_whose_text_is_lost_is_replaced(made: Path) -> None:
+    lost = (made / "client" / "api-key").read_bytes()
+    (made / "client" / "api-key").unlink()
+    assert run(made).returncode == 0
+    access = Access(KeyRing(made / "predictor" / "api-keys.json"))
+    assert isinstance(access.check([(b"x-api-key", lost)], "predict"), Refused)
+    assert isinstance(access.check([(b"x-api-key", (made / "client" / "api-key").read_bytes())], "predict"), Caller)
+
+
 def test_a_second_run_changes_nothing(made: Path) -> None:
     before = files(made)
-    assert run(made).stdout == "every key and password is there\n"
+    assert run(made).stdout.startswith("every key and password is there\n")
     assert files(made) == before
 
 
 def test_only_what_is_missing_is_made(made: Path) -> None:
     before = files(made)
     (made / "drift-monitor" / "database-url").unlink()
-    assert run(made).stdout == "made drift-monitor/database-url\n"
+    assert run(made).stdout.startswith("made drift-monitor/database-url\n")
     assert files(made) == before
 
 
@@ -93,7 +115,7 @@ def test_private_files_are_their_owners_alone(made: Path) -> None:
 
 def test_nothing_secret_is_said(tmp_path: Path) -> None:
     said = run(tmp_path).stdout
-    assert not any(content.decode() in said for content in files(tmp_path).values())
+    assert not any(content and content.decode() in said for content in files(tmp_path).values())
 
 
 def test_a_signing_key_that_is_none_is_an_error_that_names_it(made: Path) -> None:

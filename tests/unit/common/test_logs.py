@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from driftloop.common.logs import JsonFormatter, Sparing
+from driftloop.common.logs import REQUEST_ID, JsonFormatter, Sparing
 
 PATIENT = "Mrs Example"
 
@@ -49,6 +49,14 @@ def test_a_record_is_one_line_with_its_time_level_service_and_extras(written: io
         "level": "WARNING", "service": "a service", "logger": "tests.logs", "message": "two\nlines, 2 values",
         "rows": 7, "where": {"a": [1, None]},
     }  # fmt: skip
+
+
+def test_what_is_logged_for_a_request_has_its_id(written: io.StringIO) -> None:
+    token = REQUEST_ID.set("order-17")
+    logger.warning("inside")
+    REQUEST_ID.reset(token)
+    logger.warning("outside")
+    assert [line.get("request_id") for line in lines(written)] == ["order-17", None]
 
 
 @pytest.mark.parametrize(

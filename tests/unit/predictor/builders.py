@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import msgspec
 
+from driftloop.common.access.checking import Access
 from driftloop.common.contract import Contract
 from driftloop.common.events import ArtifactRef, Canary, ModelUpdated, PredictionMade, ServedVersion
 from driftloop.common.rows import RowValidator
-from driftloop.predictor.api import Limits, create_app
+from driftloop.predictor.api import Admission, Limits, create_app
 from driftloop.predictor.domain.identity import derived_key
 from driftloop.predictor.domain.model import LoadedModel, load_model
 from driftloop.predictor.doors import Identities
@@ -32,6 +33,7 @@ KEY = b"a key of sixteen or more bytes"
 DIABETES = shipped("diabetes").contract
 LOAN = shipped("loan").contract
 LIMITS = Limits()
+ANYBODY = Admission(Access.off())
 
 
 def artifact(version: int = 1) -> ArtifactRef:
@@ -103,7 +105,9 @@ class Running:
 
 
 @contextmanager
-def running(contract: Contract, *, max_in_flight: int = 100, limits: Limits = LIMITS) -> Iterator[Running]:
+def running(
+    contract: Contract, *, max_in_flight: int = 100, limits: Limits = LIMITS, admission: Admission = ANYBODY
+) -> Iterator[Running]:
     """The application for the time of a block, with version 1 serving."""
     log = MemoryLog(lambda: inferences.wake())
     replica = Replica(contract.name, "replica-1", NOW)
@@ -113,7 +117,7 @@ def running(contract: Contract, *, max_in_flight: int = 100, limits: Limits = LI
         inferences = InferenceLog(log, spool, max_in_flight)
         key = derived_key(KEY, "assignment")
         predictor = Predictor(contract, RowValidator(contract), replica, inferences, lambda: NOW, key)
-        app = create_app(predictor, Identities(KEY, derived_key(KEY, "idempotency")), limits)
+        app = create_app(predictor, Identities(KEY, derived_key(KEY, "idempotency")), limits, admission)
         inferences.open(runner.get_loop())
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://predictor")
         yield Running(Client(runner, http), log, replica, inferences)

@@ -321,11 +321,24 @@ def test_each_answer_is_counted_by_its_result(diabetes: Running, result: str, co
     assert counted(diabetes, result) == before + 1
 
 
+def test_without_a_model_what_serves_is_unavailable(diabetes: Running) -> None:
+    diabetes.replica.serving = None
+    answer = diabetes.client.get("/v1/model")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["detail"] == "no model is loaded yet: try again later"
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("DELETE", "/v1/model", 405)])
+def test_what_is_not_there_is_a_problem_too(diabetes: Running, method: str, path: str, status: int) -> None:
+    answer = diabetes.client.request(method, path)
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
 # --- the documentation
 
 
-def test_the_documentation_is_served(diabetes: Running) -> None:
-    assert diabetes.client.get("/docs").status_code == 200
+def test_the_description_has_every_door(diabetes: Running) -> None:
     assert set(diabetes.client.get("/openapi.json").json()["paths"]) == {
         "/",
         "/predict",

@@ -61,9 +61,8 @@ class BodyLimit:
         if body is not None:
             await self._app(scope, _replay(body, receive), send)
             return
-        response = problem(413, f"the body is larger than {limit} bytes: send it in parts")
-        response.headers["connection"] = "close"
-        await response(scope, receive, send)
+        detail = f"the body is larger than {limit} bytes: send it in parts"
+        await problem_details(413, detail, headers=[(b"connection", b"close")])(scope, receive, send)
 
 
 async def _body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes | None:

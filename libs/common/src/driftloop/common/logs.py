@@ -4,7 +4,11 @@ import json
 import logging
 import sys
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime
+
+# The id of the request that is being answered, for the lines that are logged meanwhile.
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 # A chain of causes can be a circle.
@@ -27,6 +31,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
+        if (request_id := REQUEST_ID.get()) is not None:
+            line["request_id"] = request_id
         for name, value in record.__dict__.items():
             if name not in _STANDARD:
                 line[name if name not in line else f"extra_{name}"] = value

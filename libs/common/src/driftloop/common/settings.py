@@ -8,8 +8,12 @@ from typing import TypeVar, get_args, get_origin
 import msgspec
 
 PREFIX = "DRIFTLOOP_"
-# Names that other tools already use for the same thing keep their name.
-UNPREFIXED = {"kafka_bootstrap_servers": "KAFKA_BOOTSTRAP_SERVERS", "database_url": "DATABASE_URL"}
+# Names that are in use for the same thing already keep their name.
+UNPREFIXED = {
+    "kafka_bootstrap_servers": "KAFKA_BOOTSTRAP_SERVERS",
+    "database_url": "DATABASE_URL",
+    "compat_anonymous": "COMPAT_ANONYMOUS",
+}
 
 T = TypeVar("T", bound=msgspec.Struct)
 

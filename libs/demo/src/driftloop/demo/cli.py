@@ -83,11 +83,12 @@ def up(
     """Start the stack and every service in the background, and print where they are."""
     try:
         with console.status("starting") as status:
-            places = upkeep.up(folder, contract or [shipped_contract("diabetes")], predictors, status.update)
+            places, command = upkeep.up(folder, contract or [shipped_contract("diabetes")], predictors, status.update)
     except FAILURES as error:
         _fail(error)
     for name, place in places.items():
         typer.echo(f"{name:<40} {place}")
+    typer.echo(f"\n{command}\n")
     typer.echo(f"logs are in {folder / 'installation' / 'logs'}; `make down` stops everything")
 
 

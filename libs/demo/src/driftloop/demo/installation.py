@@ -13,6 +13,8 @@ from confluent_kafka import KafkaError, KafkaException
 from psycopg import conninfo, sql
 
 from driftloop.common import keys
+from driftloop.common.access.issuing import keep_key
+from driftloop.common.clock import utc_now
 from driftloop.common.contract import load_contract
 from driftloop.common.kafka.admin import admin_client, create_topics
 from driftloop.common.postgres import migrations
@@ -65,6 +67,11 @@ class Installation:
         """The names of the predictor processes."""
         return tuple(self.served)
 
+    @property
+    def client_key(self) -> Path:
+        """The file with the API key of a client on this machine."""
+        return self.folder / "secrets" / "client-key"
+
     def environment(self, name: str) -> dict[str, str]:
         """The environment of one process: what the settings of its service ask for."""
         common = {
@@ -79,6 +86,7 @@ class Installation:
             return common | {
                 "DRIFTLOOP_CONTRACT": str(self.served[name]),
                 "DRIFTLOOP_REPLICA": name,
+                "DRIFTLOOP_API_KEYS": str(self.folder / "secrets" / "api-keys.json"),
                 "DRIFTLOOP_SPOOL": str(self.folder / "spool" / name),
                 "DRIFTLOOP_PSEUDONYM_KEY_FILE": str(self.folder / "secrets" / "pseudonym"),
             }
@@ -142,6 +150,8 @@ def prepare(
         keys.generate(signing, folder / "keys" / "trusted" / "signing.pub.pem")
     passwords = {service: Secret(_secret(folder / "secrets" / service)) for service in SERVICES}
     _secret(folder / "secrets" / "pseudonym")
+    api_keys, client_key = folder / "secrets" / "api-keys.json", folder / "secrets" / "client-key"
+    keep_key(api_keys, "client", ["predict", "admin"], client_key, utc_now())
     contracts = tuple(path.resolve() for path in contracts)
     served = _served(contracts, predictors)
     installation = Installation(

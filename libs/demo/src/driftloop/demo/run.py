@@ -116,6 +116,7 @@ def _loop(
     observer = Observer(installation, model.name)
     traffic = Traffic(
         [installation.ports[one].url for one in installation.predictors],
+        installation.client_key.read_text(),
         installation.ports["label-ingest"].url,
         stack.bootstrap_servers,
         namespace.topic(OUTCOMES),

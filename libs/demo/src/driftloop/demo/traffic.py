@@ -51,10 +51,11 @@ class Traffic:
     """Patients go round-robin to the predictors; every other batch of outcomes goes through Kafka."""
 
     def __init__(
-        self, predictors: Sequence[str], label_ingest: str, bootstrap_servers: str, outcomes_topic: str
+        self, predictors: Sequence[str], key: str, label_ingest: str, bootstrap_servers: str, outcomes_topic: str
     ) -> None:
         self.counts = Counts()
         self._targets = itertools.cycle(predictors)
+        self._headers = {"x-api-key": key}
         self._label_ingest = label_ingest
         self._topic = outcomes_topic
         self._client = httpx.Client(timeout=15, limits=httpx.Limits(max_connections=CLIENTS * 2))
@@ -104,7 +105,7 @@ class Traffic:
     def _one(self, target: str, case: Case) -> tuple[Answer | None, int]:
         for attempt in range(RETRIES):
             try:
-                response = self._client.post(f"{target}/v1/predict", json=case.features)
+                response = self._client.post(f"{target}/v1/predict", json=case.features, headers=self._headers)
             except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
                 _wait(RETRY_SECONDS)
                 continue

@@ -1,6 +1,7 @@
 """`make up`, `make down`, `make status`: an installation that stays until it is told to go."""
 
 import json
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,10 +19,11 @@ from driftloop.devstack.processes import STOP_SECONDS, ServiceProcess, stop_proc
 RECORD = "processes.json"
 
 
-def up(folder: Path, contracts: Sequence[Path], predictors: int, say: Say) -> dict[str, str]:
-    """Start the stack and every service that does not run yet, detached. Returns what is where, by name.
+def up(folder: Path, contracts: Sequence[Path], predictors: int, say: Say) -> tuple[dict[str, str], str]:
+    """Start the stack and every service that does not run yet, detached.
 
-    Raises StackUnavailable, SetUpError, ProcessFailed; then what was started is stopped again.
+    Returns what is where, by name, and a command that asks for a prediction.
+    Raises StackUnavailable, SetUpError, ProcessFailed, httpx.HTTPError; then what was started is stopped again.
     """
     if running := _alive(folder):
         raise SetUpError(f"{', '.join(running)} run already: `make status` tells more, `make down` stops them")
@@ -39,8 +41,22 @@ def up(folder: Path, contracts: Sequence[Path], predictors: int, say: Say) -> di
             _record(folder, processes)
         for process in processes:
             process.wait_ready()
+        command = example_command(installation)
         undo.pop_all()
-    return _places(installation)
+    return _places(installation), command
+
+
+def example_command(installation: Installation) -> str:
+    """A command that asks the first predictor for the prediction of its contract's example. Raises httpx.HTTPError."""
+    url = installation.ports[installation.predictors[0]].url
+    key = {"x-api-key": installation.client_key.read_text()}
+    description = httpx.get(f"{url}/openapi.json", headers=key, timeout=10).raise_for_status().json()
+    content = description["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
+    row = json.dumps(content["application/json"]["example"])
+    return (
+        f"curl -s {url}/v1/predict -H 'content-type: application/json' \\\n"
+        f'    -H "x-api-key: $(cat {shlex.quote(str(installation.client_key))})" -d {shlex.quote(row)}'
+    )
 
 
 def down(folder: Path) -> list[str]:
@@ -130,7 +146,8 @@ def _places(installation: Installation) -> dict[str, str]:
         for name, ports in installation.ports.items()
     }
     return places | {
-        "API description": f"{installation.ports[installation.predictors[0]].url}/docs",
+        "API description": f"{installation.ports[installation.predictors[0]].url}/openapi.json",
+        "API key": str(installation.client_key),
         "drift report": f"{installation.ports['drift-monitor'].url}/v1/report",
         "Kafka": installation.stack.bootstrap_servers,
         "PostgreSQL": installation.stack.database_url.rpartition("@")[2],

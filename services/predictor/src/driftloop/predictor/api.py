@@ -1,22 +1,38 @@
 """The predictor's HTTP face: the doors in front, everything else by FastAPI, and a guard before all of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from driftloop.common.http import BodyLimit
-from driftloop.predictor.doors import Doors, Identities, bare_door, batch_door, compatible, full_door, guarded, problem
+from driftloop.common.access.checking import Access
+from driftloop.common.access.guard import Guard
+from driftloop.common.access.rate import RateLimit
+from driftloop.common.http import BodyLimit, problem_details
+from driftloop.predictor.doors import (
+    RETRY_AFTER,
+    Doors,
+    Identities,
+    bare_door,
+    batch_door,
+    compatible,
+    full_door,
+    guarded,
+    problem,
+)
 from driftloop.predictor.handlers import Predictor
 from driftloop.predictor.openapi import document
 from driftloop.predictor.serving import Replica
 
 BATCH_PATH = "/v1/predict/batch"
+# What the replaced service's clients call, who have no key.
+COMPATIBLE = (("GET", "/"), ("HEAD", "/"), ("POST", "/predict"))
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,15 @@ class Limits:
     body_bytes: int = 64 * 1024
     batch_bytes: int = 4 * 1024 * 1024
     batch_rows: int = 1000
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Who may come in, how often, and whether the replaced service's clients may without a key."""
+
+    access: Access
+    limit: RateLimit | None = None
+    compat_anonymous: bool = False
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +74,7 @@ def create_app(
     predictor: Predictor,
     identities: Identities,
     limits: Limits,
+    admission: Admission,
 ) -> ASGIApp:
     """The application; its lifespan opens the inference log on the server's loop."""
     title = f"{predictor.contract.name.title()} Prediction API"
@@ -59,24 +85,38 @@ def create_app(
         yield
         predictor.log.close()
 
-    app = FastAPI(title=title, lifespan=lifespan)
+    # A page for browsers could not send a key, and would load its scripts from strangers.
+    app = FastAPI(title=title, lifespan=lifespan, docs_url=None, redoc_url=None)
     description = document(predictor.contract, title, limits.batch_rows)
     app.openapi = lambda: description  # type: ignore[method-assign]
 
-    @app.get("/")
+    @app.exception_handler(HTTPException)
+    async def unknown(_request: Request, error: HTTPException) -> Response:
+        return problem_details(error.status_code, error.detail, headers=[*_raw(error.headers)])
+
+    @app.api_route("/", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
         return {"message": f"{title} is live"}
 
     @app.get("/v1/model")
     async def model() -> Response:
         served = served_model(predictor.replica)
-        return Response(msgspec.json.encode(served), 503 if served is None else 200, media_type="application/json")
+        if served is None:
+            return problem_details(503, "no model is loaded yet: try again later", headers=[RETRY_AFTER])
+        return Response(msgspec.json.encode(served), media_type="application/json")
 
     bare = guarded(predictor, bare_door(predictor, identities), compatible)
     full = guarded(predictor, full_door(predictor, identities), problem)
     batch = guarded(predictor, batch_door(predictor, identities, limits.batch_rows), problem)
     doors = Doors(app, {"/predict": bare, "/v1/predict": full, BATCH_PATH: batch})
-    return BodyLimit(doors, limits.body_bytes, {BATCH_PATH: limits.batch_bytes})
+    bounded = BodyLimit(doors, limits.body_bytes, {BATCH_PATH: limits.batch_bytes})
+    open_routes = COMPATIBLE if admission.compat_anonymous else ()
+    return Guard(bounded, admission.access, "predict", admission.limit, open_routes)
+
+
+def _raw(headers: Mapping[str, str] | None) -> Iterator[tuple[bytes, bytes]]:
+    for name, value in (headers or {}).items():
+        yield name.lower().encode("latin-1"), value.encode("latin-1")
 
 
 def served_model(replica: Replica) -> ServedModel | None:

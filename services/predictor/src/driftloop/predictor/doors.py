@@ -13,6 +13,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from driftloop.common import metrics
+from driftloop.common.access.guard import CALLER
 from driftloop.common.conformal import prediction_set
 from driftloop.common.events import Variant
 from driftloop.common.http import PROBLEM_JSON, field_problem, problem_members
@@ -39,7 +40,7 @@ class Call(NamedTuple):
     """One request: its body, who sends it, and the headers that matter here."""
 
     body: bytes
-    caller: str = ""
+    caller: str
     traceparent: str | None = None
     idempotency_key: str | None = None
 
@@ -95,7 +96,10 @@ class RowRefused(msgspec.Struct, frozen=True):
 
 
 class Doors:
-    """Around an application: answers POST requests to its paths itself. Behind BodyLimit, which gives a body whole."""
+    """Around an application: answers POST requests to its paths itself.
+
+    Behind Guard, which says who calls, and BodyLimit, which gives a body whole.
+    """
 
     def __init__(self, app: ASGIApp, doors: Mapping[str, Door]) -> None:
         self._app = app
@@ -131,7 +135,7 @@ def call_of(scope: Scope, body: bytes) -> Call:
             traceparent = str(value, "latin-1")
         elif name == b"idempotency-key":
             key = str(value, "latin-1")
-    return Call(body, scope.get("driftloop.caller", ""), traceparent, key)
+    return Call(body, scope[CALLER], traceparent, key)
 
 
 # --- the doors

@@ -1,5 +1,6 @@
 """The predictor's process: the only place where its objects are built."""
 
+import logging
 import re
 import socket
 import sys
@@ -7,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from driftloop.common import keys
+from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import Contract, ContractError, load_contract
 from driftloop.common.events import ServedVersion
@@ -21,7 +23,7 @@ from driftloop.common.rows import RowValidator
 from driftloop.common.settings import Secret, SettingsError, read_settings
 from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Namespace
 from driftloop.common.usage import answer_help
-from driftloop.predictor.api import Limits, create_app
+from driftloop.predictor.api import Admission, Limits, create_app
 from driftloop.predictor.body import PATIENT_ID
 from driftloop.predictor.domain.identity import derived_key
 from driftloop.predictor.domain.model import LoadedModel, load_model
@@ -41,6 +43,7 @@ MIN_KEY_CHARACTERS = 16
 # What runs at a SIGTERM is answered by then: an answer waits no longer than its acknowledgement may take.
 SHUTDOWN_SECONDS = 6
 FLUSH_SECONDS = 2.0
+logger = logging.getLogger(__name__)
 _REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
 
@@ -61,6 +64,7 @@ def build(settings: Settings) -> Service:
     namespace, contract = Namespace(settings.namespace), load_servable(settings.contract)
     trusted = keys.load_public_keys(settings.trusted_keys)
     key = _key_bytes(settings.pseudonym_key)
+    admission = admit(settings)
     spool = open_spool(settings.spool, settings.spool_max_bytes)
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, CLIENT), lambda: log.wake())
     publisher = Publisher(producer, namespace, incarnation(NAME))
@@ -86,17 +90,30 @@ def build(settings: Settings) -> Service:
             predictor,
             Identities(key, derived_key(key, "idempotency")),
             Limits(settings.max_body_bytes, settings.max_batch_bytes, settings.max_batch_rows),
+            admission,
         ),
-        workers=(follower, reporter, Replayer("spool", spool, publisher, log.uncertain, log.confirm)),
+        workers=(
+            follower,
+            reporter,
+            Replayer("spool", spool, publisher, log.uncertain, log.confirm),
+            *admission.access.workers,
+        ),
         ready={
             "model": replica.problem,
             "producer": lambda: None if producer.fatal is None else f"the producer failed: {producer.fatal}",
             "spool": log.problem,
         },
-        notes={"model": replica.note, "spool": log.note},
+        notes={"model": replica.note, "spool": log.note, "access": admission.access.note},
         closers=(lambda: producer.close(FLUSH_SECONDS), spool.close),
         shutdown_seconds=SHUTDOWN_SECONDS,
     )
+
+
+def admit(settings: Settings) -> Admission:
+    """Who may come in, by the settings. Raises SettingsError."""
+    if settings.compat_anonymous:
+        logger.warning("COMPAT_ANONYMOUS is on: whoever reaches this port may call GET / and POST /predict")
+    return Admission(build_access(settings), build_rate_limit(settings), settings.compat_anonymous)
 
 
 def open_spool(folder: Path, max_bytes: int) -> Spool:

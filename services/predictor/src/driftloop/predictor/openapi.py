@@ -142,18 +142,23 @@ def _bare(body: Schema, example: object, answer: Schema) -> Schema:
     found["responses"]["200"]["headers"] = headers
     for status in ("422", "500", "503"):
         found["responses"][status]["content"] = {_JSON: {"schema": _ref("CompatibleProblem")}}
+    # Whether a key is good is said by the guard, as everywhere.
+    found["responses"]["503"]["content"][PROBLEM_JSON] = {"schema": _ref("Problem")}
     return found
 
 
 def _get(summary: str, answer: Schema) -> Schema:
-    return {"summary": summary, "responses": {"200": _response("It is.", answer)} | _everywhere()}
+    unavailable = _refusal("No model is loaded, or no key can be checked.", headers=_RETRY_AFTER)
+    responses = {"200": _response("It is.", answer), "503": unavailable}
+    return {"summary": summary, "responses": responses | _everywhere()}
 
 
 def _everywhere() -> Schema:
     return {
+        "400": _refusal("Several keys that differ."),
         "401": _refusal("No key, or none that is known."),
         "403": _refusal("The key may not do this."),
-        "413": _refusal("The body is too large.", "CompatibleProblem", _JSON),
+        "413": _refusal("The body is too large."),
         "429": _refusal("The caller sends more than it may.", headers=_RETRY_AFTER),
     }
 
@@ -162,10 +167,8 @@ def _response(description: str, schema: Schema, media_type: str = _JSON) -> Sche
     return {"description": description, "content": {media_type: {"schema": schema}}}
 
 
-def _refusal(
-    description: str, schema: str = "Problem", media_type: str = PROBLEM_JSON, headers: Schema | None = None
-) -> Schema:
-    return _response(description, _ref(schema), media_type) | ({"headers": headers} if headers else {})
+def _refusal(description: str, headers: Schema | None = None) -> Schema:
+    return _response(description, _ref("Problem"), PROBLEM_JSON) | ({"headers": headers} if headers else {})
 
 
 def _object(properties: Mapping[str, Schema]) -> Schema:

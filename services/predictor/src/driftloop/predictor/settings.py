@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
+from driftloop.common.access.settings import AccessSettings
 from driftloop.common.settings import Secret
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(AccessSettings, frozen=True, kw_only=True):
     """What the predictor is told from outside. See the README for each variable."""
 
     kafka_bootstrap_servers: str
@@ -20,6 +20,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     spool: Path
     # The most that each worker's spool takes.
     spool_max_bytes: Annotated[int, Meta(ge=1_048_576)] = 256 * 1024 * 1024
+    # Whether `GET /` and `POST /predict` are answered without a key, as by the replaced service.
+    compat_anonymous: bool = False
     # What this replica is called on `model-status`; empty means host and port.
     replica: str = ""
     namespace: str = ""

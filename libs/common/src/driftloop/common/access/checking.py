@@ -16,6 +16,7 @@ _UNREADABLE = invalid(
     "unreadable", "this credential is neither an API key nor a token that is taken here: see `driftloop api-keys`"
 )
 _ANYBODY = Caller("anonymous", all_scopes(["admin"]), "anonymous")
+_NOBODY = Caller("anonymous", frozenset(), "anonymous")
 
 
 class Access:
@@ -39,17 +40,24 @@ class Access:
         access._anybody = True
         return access
 
-    def check(self, headers: Iterable[Header], scope: Scope) -> Caller | Refused:
-        """Who sends these headers, if they may do what needs `scope`. Names are in lower case, as ASGI gives them."""
+    def check(self, headers: Iterable[Header], scope: Scope, anybody: bool = False) -> Caller | Refused:
+        """Who sends these headers, if they may do what needs `scope`. Names are in lower case, as ASGI gives them.
+
+        Where `anybody` may, a credential is not needed; one that is not good is refused all the same.
+        """
         if self._anybody:
             return _ANYBODY
         found = self._caller(headers)
+        if anybody and found is MISSING:
+            return _NOBODY
         if isinstance(found, Caller):
-            if scope in found.scopes:
-                return found
-            found = _FORBIDDEN[scope]
-        metrics.ACCESS_REFUSED.labels(found.reason).inc()
-        return found
+            return found if scope in found.scopes else self.refuse(_FORBIDDEN[scope])
+        return self.refuse(found)
+
+    def refuse(self, refused: Refused) -> Refused:
+        """Count a refusal, and return it."""
+        metrics.ACCESS_REFUSED.labels(refused.reason).inc()
+        return refused
 
     def note(self) -> str | None:
         """What an operator should know: keys that could not be read or fetched anew. None if all is well."""

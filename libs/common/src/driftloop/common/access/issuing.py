@@ -10,7 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from driftloop.common.access import Scope
-from driftloop.common.access.keyfile import ID_CHARACTERS, PREFIX, ApiKey, ApiKeyFileError, changing, digest_of
+from driftloop.common.access.keyfile import ID_CHARACTERS, MODE, PREFIX, ApiKey, ApiKeyFileError, changing, digest_of
+from driftloop.common.folders import replace_file
 
 _ALPHABET = string.ascii_lowercase + string.digits
 
@@ -34,6 +35,23 @@ def create_key(
             )
         issued = _issue(path, keys, name, scopes, now, not_after)
     return issued
+
+
+def keep_key(path: Path, name: str, scopes: Sequence[Scope], text_path: Path, now: datetime) -> bool:
+    """Make a key once, and keep its text in a file of its own, for a caller on this machine; returns whether made.
+
+    Where the text is lost, or its key was revoked, the name gets a new key, and the old one ends.
+    Raises ApiKeyFileError, OSError.
+    """
+    with changing(path) as keys:
+        text = text_path.read_text() if text_path.exists() else ""
+        if any(key.name == name and text.startswith(f"{PREFIX}{key.id}_") and not key.expired(now) for key in keys):
+            return False
+        keys[:] = [key for key in keys if key.name != name]
+        issued = _issue(path, keys, name, scopes, now, None)
+        text_path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(text_path, issued.text.encode(), MODE)
+    return True
 
 
 def rotate_key(

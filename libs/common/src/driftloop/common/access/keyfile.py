@@ -8,8 +8,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -17,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from driftloop.common.access import Scope
-from driftloop.common.folders import sync_folder
+from driftloop.common.folders import replace_file
 
 PREFIX = "dl_"
 ID_CHARACTERS = 12
@@ -151,22 +152,10 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, keys: Sequence[ApiKey]) -> None:
-    draft = path.parent / f".{path.name}.draft"
     data = msgspec.json.format(msgspec.json.encode(_KeyFile(tuple(keys))), indent=2) + b"\n"
     try:
-        # Whoever held the lock before may have died at it.
-        with suppress(FileNotFoundError):
-            draft.unlink()
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE), "wb") as file:
-            _keep_owner(path, file.fileno())
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
-        sync_folder(path.parent)
+        replace_file(path, data, MODE, partial(_keep_owner, path))
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise _unwritable(path, error) from error
 
 
