@@ -66,7 +66,16 @@ def test_a_record_is_a_cloud_event_in_the_requests_trace(
         "content-type": "application/json",
     }
     assert record.key == answer["prediction_id"].encode()
-    assert record.partition == partition_for(answer["prediction_id"], PREDICTIONS.partitions)
+
+
+def test_a_retry_goes_to_the_partition_of_the_first_try(
+    house: House, serving: tuple[ServiceProcess, httpx.Client]
+) -> None:
+    headers = {"idempotency-key": "order-17"}
+    first, second = (serving[1].post("/v1/predict", json=ROW, headers=headers).json() for _ in range(2))
+    assert first["prediction_id"] == second["prediction_id"]
+    wanted = partition_for(first["prediction_id"], PREDICTIONS.partitions)
+    assert [record.partition for record in house.records(PREDICTIONS)] == [wanted, wanted]
 
 
 def test_a_patient_is_in_the_log_by_pseudonym_only(house: House, serving: tuple[ServiceProcess, httpx.Client]) -> None:

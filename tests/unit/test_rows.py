@@ -13,6 +13,7 @@ from driftloop.common.contract import Contract, ContractError, baseline_path, lo
 from driftloop.common.rows import (
     InvalidRow,
     Row,
+    canonical_score,
     canonical_scores,
     canonicalise,
     encode,
@@ -124,6 +125,21 @@ def test_exact_values_keep_the_decimal_grid_that_float32_loses() -> None:
 def test_an_even_vote_summed_in_float32_is_still_a_half() -> None:
     narrow = np.array([0.49999997, 0.5000001, 1 / 3], dtype=np.float32)
     np.testing.assert_array_equal(canonical_scores(narrow), [0.5, 0.5, 0.333333])
+
+
+def test_one_score_is_made_canonical_as_many_are() -> None:
+    found = np.random.default_rng(7).random(20_000, dtype=np.float32)
+    odd = [0.0, 1.0, 0.5, 0.0000005, 0.0000015, 0.4999995, 1 / 3, math.nan, math.inf, -0.0]
+    every = np.concatenate([found.astype(np.float64), np.array(odd)])
+    alone = np.array([canonical_score(value) for value in every.tolist()])
+    np.testing.assert_array_equal(alone, canonical_scores(every))
+
+
+def test_one_row_is_encoded_as_many_are() -> None:
+    rows: list[Row] = [BORROWER, {"income": None, "employment": None, "term": 12}]
+    together = validator(LOAN).values(rows)
+    alone = np.concatenate([validator(LOAN).values([row]) for row in rows])
+    np.testing.assert_array_equal(alone, together)
 
 
 def test_the_diabetes_baseline_is_the_documented_one() -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from driftloop.common.envelope import Outgoing
 from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer, Fates, ProducerFailed, ProducerFull
-from driftloop.common.topics import partition_for
+from driftloop.common.kafka.publisher import Publisher
+from driftloop.common.topics import PREDICTIONS, Namespace, partition_for
 from driftloop.devstack.ports import free_port
+from tests.support.predictions import prediction_of_nothing
 from tests.support.waiting import wait_until
 
 
@@ -142,3 +145,26 @@ def test_a_record_that_was_not_handed_over_is_not_waited_for() -> None:
 
 def test_a_key_has_one_partition_for_every_process() -> None:
     assert [partition_for(key, 6) for key in ("a", "b", "diabetes/1", "ä")] == [3, 5, 1, 5]
+
+
+class Partitions:
+    """A client that only knows how many partitions there are."""
+
+    def partitions(self, _topic: str) -> int:
+        return 6
+
+
+def test_records_that_may_go_anywhere_go_together_for_a_moment() -> None:
+    publisher = Publisher(Partitions(), Namespace(""), "predictor/1")  # type: ignore[arg-type]
+    made = prediction_of_nothing()
+    alone = [Outgoing(PREDICTIONS.name, str(key), made, str(key), made.predicted_at, alone=True) for key in range(20)]
+    first = {publisher.stamp(one).partition for one in alone}
+    assert len(first) <= 2
+    wait_until(lambda: {publisher.stamp(alone[0]).partition} | first != first, "another moment's partition")
+
+
+def test_a_record_with_a_key_that_others_have_goes_where_they_go() -> None:
+    publisher = Publisher(Partitions(), Namespace(""), "predictor/1")  # type: ignore[arg-type]
+    made = prediction_of_nothing()
+    stamped = publisher.stamp(Outgoing(PREDICTIONS.name, "a", made, "a", made.predicted_at))
+    assert stamped.partition == partition_for("a", 6)

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from functools import lru_cache
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ CONTENT_TYPE = "application/json"
 # What an id or a source may hold: both become keys in databases.
 MAX_TEXT = 500
 MAX_DIGITS = 18
+_CONTENT_TYPE = CONTENT_TYPE.encode()
 # What our own producers write, in this order; the last one only where there is a trace.
 OUR_HEADERS = (
     "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type", "ce_sequence", "traceparent"
@@ -58,25 +59,30 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     def headers(self) -> list[tuple[str, bytes]]:
         """The record headers of the binary binding."""
         pairs = [
-            ("ce_specversion", "1.0"),
-            ("ce_id", self.id),
-            ("ce_source", self.source),
-            ("ce_type", self.type),
-            ("ce_time", self.time.astimezone(UTC).isoformat().replace("+00:00", "Z")),
-            ("content-type", CONTENT_TYPE),
+            ("ce_specversion", b"1.0"),
+            ("ce_id", self.id.encode()),
+            ("ce_source", self.source.encode()),
+            ("ce_type", self.type.encode()),
+            ("ce_time", _written(self.time)),
+            ("content-type", _CONTENT_TYPE),
         ]
         if self.sequence is not None:
-            pairs.append(("ce_sequence", str(self.sequence)))
+            pairs.append(("ce_sequence", b"%d" % self.sequence))
         if self.traceparent is not None:
-            pairs.append(("traceparent", self.traceparent))
-        return [(name, value.encode()) for name, value in pairs]
+            pairs.append(("traceparent", self.traceparent.encode()))
+        return pairs
 
 
-@dataclass(frozen=True)
-class Outgoing:
+@lru_cache(maxsize=64)
+def _written(time: datetime) -> bytes:
+    """A time as RFC 3339 writes it. The events of one batch have one."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z").encode()
+
+
+class Outgoing(NamedTuple):
     """An event on its way out: which topic (by logical name), key, event, deterministic id, and whose trace it is in.
 
-    `event` is None for a tombstone.
+    `event` is None for a tombstone. `alone` says that no other record ever has this key: any partition will do.
     """
 
     topic: str
@@ -85,6 +91,7 @@ class Outgoing:
     id: str
     time: datetime
     traceparent: str | None = None
+    alone: bool = False
 
     def envelope(self, source: str, sequence: int) -> Envelope:
         """The envelope for a producer that calls itself `source`."""

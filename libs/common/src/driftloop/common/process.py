@@ -253,6 +253,8 @@ def _server(app: ASGIApp, shutdown_seconds: int) -> _Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            # Nobody asks for a client's address.
+            proxy_headers=False,
             timeout_graceful_shutdown=shutdown_seconds,
             lifespan="on",
             backlog=BACKLOG,

@@ -15,6 +15,7 @@ from driftloop.common.contract import Code, Contract, ContractError, Feature, Gr
 Value = float | int | str | None
 Row = dict[str, Value]
 SCORE_DECIMALS = 6
+SCORE_SCALE = 10.0**SCORE_DECIMALS
 SHOWN_CHARACTERS = 100
 # Every reader of JSON takes a whole number up to here for the number that it is.
 LARGEST_INTEGER = 2.0**53 - 1
@@ -22,6 +23,7 @@ LARGEST_INTEGER = 2.0**53 - 1
 UNKNOWN_LISTED = 20
 
 _ABSENT = object()
+_INFINITE = (math.inf, -math.inf)
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -85,6 +87,10 @@ class RowValidator:
 
         A missing number is NaN; a category is its ordinal code, −1 where it is missing or unseen.
         """
+        if len(rows) == 1:
+            (row,) = rows
+            numbers = [row.get(name) if codes is None else codes.get(row.get(name), -1) for name, codes in self._codes]
+            return np.array([numbers], dtype=np.float64)
         matrix = np.empty((len(rows), len(self._codes)), dtype=np.float64)
         for index, (name, codes) in enumerate(self._codes):
             column = [row.get(name) for row in rows]
@@ -119,6 +125,11 @@ def canonical_scores(probabilities: NDArray[np.floating]) -> NDArray[np.float64]
     .49999997 there, which would be another decision and another value.
     """
     return np.asarray(probabilities, dtype=np.float64).round(SCORE_DECIMALS)
+
+
+def canonical_score(probability: float) -> float:
+    """`canonical_scores` of one probability, to the bit, and sooner. What is no number stays none."""
+    return round(probability * SCORE_SCALE) / SCORE_SCALE if math.isfinite(probability) else probability
 
 
 def read_baseline(contract: Contract, path: Path) -> tuple[list[Row], NDArray[np.int8]]:
@@ -207,16 +218,18 @@ def _rule(feature: Feature) -> Callable[[object], Value]:
     check = _category_rule(feature) if feature.type == "category" else _number_rule(feature)
     missing: tuple[Code, ...] = feature.missing
     nullable = feature.nullable
+    # Nearly every value is of these types. True == 1: a truth value is never a missing code.
+    plain = frozenset((str,) if feature.type == "category" else (int, float))
 
     def rule(value: object) -> Value:
-        if value is None:
-            if nullable:
-                return None
-            raise _Refused("must not be null")
-        # True == 1: a truth value is never a missing code.
-        if value in missing and value is not True and value is not False:
-            return None
-        return check(value)
+        if type(value) not in plain:
+            if value is None:
+                if nullable:
+                    return None
+                raise _Refused("must not be null")
+            if isinstance(value, bool):
+                return check(value)
+        return None if value in missing else check(value)
 
     return rule
 
@@ -239,6 +252,9 @@ def _number_rule(feature: Feature) -> Callable[[object], Value]:
     low = -widest if feature.minimum is None else feature.minimum
     high = widest if feature.maximum is None else feature.maximum
     grid = None if feature.step is None else Grid(feature.step)
+    if grid is not None and integer and grid.numerator == grid.scale == 1:
+        # A whole number is a multiple of 1.
+        grid = None
     kind = "must be a whole number" if integer else "must be a number"
     outside = f"must be {_range(feature)}"
 
@@ -249,17 +265,19 @@ def _number_rule(feature: Feature) -> Callable[[object], Value]:
             number = float(value)
         except OverflowError:
             raise _Refused(outside) from None
+        # Infinity may be within a range that is open.
+        if not low <= number <= high or number in _INFINITE:
+            raise _Refused(_why(number))
+        if integer:
+            if not number.is_integer():
+                raise _Refused(kind)
+            return int(number if grid is None else grid.round(number))
+        return number if grid is None else grid.round(number)
+
+    def _why(number: float) -> str:
         if not math.isfinite(number):
-            raise _Refused("must be a finite number")
-        if abs(number) > widest:
-            raise _Refused("must be a whole number of at most 15 digits")
-        if not low <= number <= high:
-            raise _Refused(outside)
-        if integer and not number.is_integer():
-            raise _Refused(kind)
-        if grid is not None:
-            number = grid.round(number)
-        return int(number) if integer else number
+            return "must be a finite number"
+        return "must be a whole number of at most 15 digits" if abs(number) > widest else outside
 
     return check
 

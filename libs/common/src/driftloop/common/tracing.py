@@ -1,7 +1,7 @@
 """W3C trace context: a request's `traceparent` travels with every event that it causes."""
 
+import random
 import re
-import secrets
 
 _TRACEPARENT = re.compile(r"\A00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})\Z")
 
@@ -14,5 +14,10 @@ def is_traceparent(text: str | None) -> bool:
 def child_traceparent(parent: str | None = None) -> str:
     """A new span in the trace of `parent`, or in a new trace if `parent` is absent or malformed."""
     match = _TRACEPARENT.match(parent or "")
-    trace, flags = match.groups() if match else (secrets.token_hex(16), "00")
-    return f"00-{trace}-{secrets.token_hex(8)}-{flags}"
+    trace, flags = match.groups() if match else (_name(128), "00")
+    return f"00-{trace}-{_name(64)}-{flags}"
+
+
+def _name(bits: int) -> str:
+    """A random name in hexadecimal digits, which is unique and no secret. All zeros stand for none."""
+    return f"{random.getrandbits(bits) or 1:0{bits // 4}x}"

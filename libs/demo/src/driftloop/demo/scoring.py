@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from driftloop.common import keys
 from driftloop.common.contract import Contract
 from driftloop.common.events import ServedVersion
+from driftloop.common.onnx import ort
 from driftloop.common.registry import fetch_bundle
 from driftloop.common.rows import canonical_scores, validator
 from driftloop.demo.populations import Case

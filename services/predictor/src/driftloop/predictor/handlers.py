@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +18,15 @@ from driftloop.common.contract import Contract
 from driftloop.common.envelope import Outgoing
 from driftloop.common.events import ArtifactRef, ModelUpdated, PredictionMade, ServedVersion, ShadowScore
 from driftloop.common.registry import ArtifactError
-from driftloop.common.rows import Row, RowValidator, canonical_scores
+from driftloop.common.rows import Row, RowValidator, canonical_score, canonical_scores
 from driftloop.common.topics import PREDICTIONS
 from driftloop.common.tracing import child_traceparent
-from driftloop.predictor.domain.identity import new_prediction_id
+from driftloop.predictor.domain.identity import new_prediction_ids
 from driftloop.predictor.domain.model import LoadedModel, UnusableModel
 from driftloop.predictor.domain.revisions import Revisions
 from driftloop.predictor.inference_log import InferenceLog, Unavailable
 from driftloop.predictor.serving import Plan, Refusal, Replica, Serving
+from driftloop.predictor.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +76,22 @@ class Predictor:
 
     async def predict(self, asked: Asked, traceparent: str | None) -> Answered:
         """Answer one row; returns when the inference is durable. Raises Unavailable, NoProbability."""
-        (answered,) = self.infer(self.serving(), [asked])
+        answered = await self._turns.join((asked, traceparent))
         if answered is None:
             raise NoProbability(f"model {self.contract.name!r} gave no probability for a row")
-        await self.keep([answered], traceparent)
+        return answered
+
+    @cached_property
+    def _turns(self) -> Turns[tuple[Asked, str | None], Answered | None]:
+        return Turns(self._turn)
+
+    async def _turn(self, came: Sequence[tuple[Asked, str | None]]) -> Sequence[Answered | None]:
+        """Answer the rows of several requests by one state. Raises Unavailable."""
+        answered = self.infer(self.serving(), [asked for asked, _traceparent in came])
+        pairs = zip(answered, came, strict=True)
+        kept = [(one, child_traceparent(parent)) for one, (_asked, parent) in pairs if one is not None]
+        if kept:
+            await self._keep(kept)
         return answered
 
     def infer(self, serving: Serving, asked: Sequence[Asked]) -> list[Answered | None]:
@@ -85,10 +99,15 @@ class Predictor:
         matrix = self.validator.encode([one.features for one in asked])
         scores = {model.version: _scores(model, matrix) for model in serving.loaded}
         now = self.clock()
-        return [self._inference(serving, one, scores, row, now) for row, one in enumerate(asked)]
+        ids = new_prediction_ids(now, len(asked))
+        return [self._inference(serving, one, scores, row, ids[row], now) for row, one in enumerate(asked)]
 
     async def keep(self, answered: Sequence[Answered], traceparent: str | None) -> None:
-        """Return once the inferences are durable. Raises Unavailable."""
+        """Return once the inferences, which are one span of a trace, are durable. Raises Unavailable."""
+        span = child_traceparent(traceparent)
+        await self._keep([(one, span) for one in answered])
+
+    async def _keep(self, answered: Sequence[tuple[Answered, str]]) -> None:
         await self.log.keep(
             [
                 Outgoing(
@@ -97,16 +116,24 @@ class Predictor:
                     made,
                     made.prediction_id,
                     made.predicted_at,
-                    child_traceparent(traceparent),
+                    span,
+                    # A retry must find the partition that has the first try.
+                    alone=made.repeatable_until is None,
                 )
-                for made, _plan in answered
+                for (made, _plan), span in answered
             ]
         )
 
     def _inference(
-        self, serving: Serving, asked: Asked, scores: Mapping[int, Sequence[float]], row: int, now: datetime
+        self,
+        serving: Serving,
+        asked: Asked,
+        scores: Mapping[int, Sequence[float]],
+        row: int,
+        new_id: str,
+        now: datetime,
     ) -> Answered | None:
-        prediction_id = asked.prediction_id or new_prediction_id(now)
+        prediction_id = asked.prediction_id or new_id
         plan = serving.plan(self.assignment_key, asked.subject or prediction_id)
         score = scores[plan.model.version][row]
         if not 0 <= score <= 1:
@@ -146,7 +173,10 @@ class Predictor:
 def _scores(model: LoadedModel, matrix: NDArray[np.float32]) -> list[float]:
     """P(label = 1) of each row, canonical; NaN, which is no probability, where the model breaks."""
     try:
-        scores: list[float] = canonical_scores(model.predict(matrix)).tolist()
+        probabilities = model.predict(matrix)
+        if len(probabilities) == 1:
+            return [canonical_score(probabilities.item())]
+        scores: list[float] = canonical_scores(probabilities).tolist()
     except UnusableModel as error:
         logger.error("a model breaks", extra={"model_version": model.version, "reason": error.detail})
         return [math.nan] * len(matrix)

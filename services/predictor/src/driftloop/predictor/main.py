@@ -43,6 +43,8 @@ MIN_KEY_CHARACTERS = 16
 # What runs at a SIGTERM is answered by then: an answer waits no longer than its acknowledgement may take.
 SHUTDOWN_SECONDS = 6
 FLUSH_SECONDS = 2.0
+# An answer waits for it: what comes together is handed over together already.
+LINGER_MS = 0.3
 logger = logging.getLogger(__name__)
 _REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
@@ -66,7 +68,8 @@ def build(settings: Settings) -> Service:
     key = _key_bytes(settings.pseudonym_key)
     admission = admit(settings)
     spool = open_spool(settings.spool, settings.spool_max_bytes)
-    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, CLIENT), lambda: log.wake())
+    config = producer_config(settings.kafka_bootstrap_servers, CLIENT, linger_ms=LINGER_MS)
+    producer = DeliveryProducer(config, lambda: log.wake())
     publisher = Publisher(producer, namespace, incarnation(NAME))
     log = InferenceLog(publisher, spool, settings.max_in_flight)
     replica = Replica(contract.name, replica_name(settings), utc_now())

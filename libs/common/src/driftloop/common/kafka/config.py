@@ -22,16 +22,19 @@ _ADMIN = {
 
 
 def producer_config(
-    bootstrap_servers: str, client_id: str, delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS
+    bootstrap_servers: str, client_id: str, delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS, linger_ms: float = 1.0
 ) -> dict[str, Any]:
-    """An idempotent producer that waits for every in-sync replica and gives up after `delivery_timeout_ms`."""
+    """An idempotent producer that waits for every in-sync replica and gives up after `delivery_timeout_ms`.
+
+    A record waits up to `linger_ms` for others that go the same way.
+    """
     return {
         "bootstrap.servers": bootstrap_servers,
         "client.id": client_id,
         "logger": _client_logger,
         "acks": "all",
         "enable.idempotence": True,
-        "linger.ms": 1,
+        "linger.ms": linger_ms,
         "compression.type": "lz4",
         "message.timeout.ms": delivery_timeout_ms,
         "queue.buffering.max.messages": 100_000,

@@ -1,6 +1,8 @@
 """Publishes events directly, without an outbox: for a service whose only durable place is the log itself."""
 
+import random
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,6 +10,9 @@ from typing import NamedTuple
 from driftloop.common.envelope import Outgoing, encode_event
 from driftloop.common.kafka.producer import DeliveryProducer, OnDelivery
 from driftloop.common.topics import TOPICS, Namespace, partition_for
+
+# How long records that may go anywhere go to one partition: longer than a round trip, shorter than anybody's batch.
+MOMENT_SECONDS = 0.02
 
 
 class Stamped(NamedTuple):
@@ -32,6 +37,7 @@ class Publisher:
         self._next: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
+        self._until, self._moment = 0.0, 0
         self._names = {topic.name: namespace.topic(topic) for topic in TOPICS}
 
     def publish(self, outgoing: Outgoing, on_delivery: OnDelivery) -> None:
@@ -52,9 +58,17 @@ class Publisher:
     def _stamp(self, outgoing: Outgoing) -> Stamped:
         topic = self._names[outgoing.topic]
         count = self._partitions.get(topic) or self.learn(outgoing.topic)
-        partition = partition_for(outgoing.key, count)
+        partition = self._moments(count) if outgoing.alone else partition_for(outgoing.key, count)
         headers = tuple(outgoing.envelope(self._source, self._next[topic, partition]).headers())
         return Stamped(topic, partition, outgoing.key.encode(), encode_event(outgoing.event), headers)
+
+    def _moments(self, count: int) -> int:
+        """The partition of this moment: what goes to one goes out together, and costs the broker one request."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._until = now + MOMENT_SECONDS
+            self._moment = random.getrandbits(32)
+        return self._moment % count
 
     def send(self, stamped: Stamped, on_delivery: OnDelivery) -> None:
         """Hand a record over. Raises what `DeliveryProducer.produce` raises; then nothing was sent."""

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from driftloop.common.conformal import Conformal, conformal_of
 from driftloop.common.contract import Contract
+from driftloop.common.onnx import ort, runtime
 from driftloop.common.profile import CategoricalReference
 from driftloop.common.registry import Bundle, KnownAnswers
 from driftloop.predictor.domain.onnx_policy import INPUT, OUTPUT, UnusableModel, check_model

@@ -1,7 +1,6 @@
 """From a fitted estimator to ONNX bytes that were shown to say the same."""
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx.helper import make_opsetid
 from skl2onnx import convert_sklearn
@@ -9,6 +8,7 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.pipeline import Pipeline
 
 from driftloop.common.contract import Contract
+from driftloop.common.onnx import ort
 from driftloop.common.rows import canonical_scores
 
 INPUT = "features"
