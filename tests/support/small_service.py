@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
 
-from driftloop.common import process
 from driftloop.common.http import BodyLimit
 from driftloop.common.logs import configure_logging
 from driftloop.common.process import Service, run_service
@@ -101,7 +100,6 @@ def main() -> None:
     parser.add_argument("how", nargs="?", default="")
     arguments = parser.parse_args()
     configure_logging("small")
-    process.JOIN_SECONDS = 1.0
     if arguments.how == "library":
         atexit.register(time.sleep, 60)
     worker = Worker(arguments.how)
@@ -114,6 +112,7 @@ def main() -> None:
         workers=(worker,),
         closers=(closer("first", arguments.how == "closer"), closer("second", False)),
         shutdown_seconds=3,
+        join_seconds=1.0,
     )
     run_service(service)
 

@@ -11,8 +11,18 @@ PREDICTION_SECONDS = Histogram(
     ["model_name"],
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1, 5),
 )
-MODEL_REVISION = Gauge("driftloop_model_revision", "The serving revision that this replica applied.", ["model_name"])
-MODEL_VERSION = Gauge("driftloop_model_version", "The champion's version that this replica serves.", ["model_name"])
+MODEL_REVISION = Gauge(
+    "driftloop_model_revision",
+    "The serving revision that this replica applied.",
+    ["model_name"],
+    multiprocess_mode="livemin",
+)
+MODEL_VERSION = Gauge(
+    "driftloop_model_version",
+    "The champion's version that this replica serves.",
+    ["model_name"],
+    multiprocess_mode="livemin",
+)
 MODEL_REFUSED = Counter(
     "driftloop_model_updates_refused_total", "Serving states that this replica refused.", ["model_name", "reason"]
 )
@@ -28,10 +38,21 @@ INFERENCE_DELIVERY = Histogram(
     "Time until a request's inferences were durable, in the log or in the spool.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 0.4, 1),
 )
-SPOOL_BYTES = Gauge("driftloop_spool_bytes", "Bytes that a spool takes on its volume.", ["spool"])
-SPOOL_RECORDS = Gauge("driftloop_spool_records", "Inferences in a spool that wait for the broker.", ["spool"])
-SPOOL_OLDEST = Gauge("driftloop_spool_oldest_seconds", "Age of the oldest inference in a spool, 0 if empty.", ["spool"])
-SPOOL_DAMAGED = Gauge("driftloop_spool_damaged", "Damaged places that were found in a spool.", ["spool"])
+SPOOL_BYTES = Gauge(
+    "driftloop_spool_bytes", "Bytes that a spool takes on its volume.", ["spool"], multiprocess_mode="livesum"
+)
+SPOOL_RECORDS = Gauge(
+    "driftloop_spool_records", "Inferences in a spool that wait for the broker.", ["spool"], multiprocess_mode="livesum"
+)
+SPOOL_OLDEST = Gauge(
+    "driftloop_spool_oldest_seconds",
+    "Age of the oldest inference in a spool, 0 if empty.",
+    ["spool"],
+    multiprocess_mode="livesum",
+)
+SPOOL_DAMAGED = Gauge(
+    "driftloop_spool_damaged", "Damaged places that were found in a spool.", ["spool"], multiprocess_mode="livesum"
+)
 SHADOWS_FAILED = Counter(
     "driftloop_shadows_failed_total",
     "Rows that a version beside the answering one gave no probability for.",

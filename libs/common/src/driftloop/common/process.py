@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import uvicorn
+from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 10.0
 LEAVE_SECONDS = 1.0
+# How long a worker process that cannot answer yet leaves the requests to the others.
+START_SECONDS = 10.0
+START_TICK_SECONDS = 0.05
 # New objects between two looks for garbage. A batch of records makes tens of thousands, none of which is garbage yet.
 COLLECT_AFTER = 50_000
 BACKLOG = 2048
@@ -49,7 +53,8 @@ class Worker(Protocol):
 class Service:
     """What `main` has built. `closers` are called last, in order.
 
-    `ready` checks answer `/readyz`; `notes` are said there, too, and never make it fail.
+    `ready` checks answer `/readyz`; `notes` are said there, too, and never make it fail; `live` checks answer
+    `/healthz`. What `metrics` holds is answered on `/metrics`. The workers have `join_seconds` to end.
     """
 
     name: str
@@ -60,8 +65,23 @@ class Service:
     workers: Sequence[Worker] = ()
     ready: Checks = field(default_factory=dict)
     notes: Checks = field(default_factory=dict)
+    live: Checks = field(default_factory=dict)
     closers: Sequence[Callable[[], object]] = ()
     shutdown_seconds: int = 10
+    join_seconds: float = JOIN_SECONDS
+    metrics: CollectorRegistry = REGISTRY
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a worker process is given: sockets for its API, which others have, too, and one for its own management.
+
+    `orphaned` is a file that can be read once its parent is gone.
+    """
+
+    api: Sequence[socket.socket]
+    management: socket.socket
+    orphaned: int
 
 
 def incarnation(service: str) -> str:
@@ -69,8 +89,10 @@ def incarnation(service: str) -> str:
     return f"{service}/{socket.gethostname()}/{uuid.uuid4().hex[:12]}"
 
 
-def run_service(service: Service) -> NoReturn:
+def run_service(service: Service, inherited: Inherited | None = None) -> NoReturn:
     """Run until a signal or a failure, then end the process: with status 0 after a signal, 1 after a failure.
+
+    One that has inherited its sockets ends by its parent's word or death only, and takes requests once it is ready.
 
     It ends at once, because all that must be kept was closed. Python's own end would first wait for every thread: for a
     request's that is stuck, or for a client library's that asks a name server which is gone.
@@ -81,7 +103,7 @@ def run_service(service: Service) -> NoReturn:
     before = set(threading.enumerate())
     # The server's own choice: the fastest loop that is installed.
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        status = runner.run(_run(service))
+        status = runner.run(_run(service, inherited))
     deadline = time.monotonic() + LEAVE_SECONDS
     for thread in set(threading.enumerate()) - before:
         if not thread.daemon:
@@ -142,9 +164,9 @@ class _Threads:
             self._failed()
 
 
-async def _run(service: Service) -> int:
+async def _run(service: Service, inherited: Inherited | None) -> int:
     try:
-        sockets = _listen_all(service)
+        sockets = _listen_all(service) if inherited is None else [[inherited.management], list(inherited.api)]
     except OSError as error:
         logger.critical("cannot listen", extra={"error": str(error)})
         await _close(service)
@@ -162,8 +184,8 @@ async def _run(service: Service) -> int:
     ready = dict(service.ready) | {
         "process": lambda: threads.failure or ("shutting down" if draining.is_set() else threads.problem())
     }
-    management = management_app({"threads": threads.problem}, ready, notes=service.notes)
-    servers = [_server(management, 1)]
+    live = dict(service.live) | {"threads": threads.problem}
+    servers = [_server(management_app(live, ready, service.metrics, service.notes), 1)]
     if service.api is not None and service.port is not None:
         servers.append(_server(service.api, service.shutdown_seconds))
 
@@ -172,29 +194,68 @@ async def _run(service: Service) -> int:
             server.force_exit = stopping.is_set()
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    tasks = [asyncio.create_task(_serve(server, own)) for server, own in zip(servers, sockets, strict=True)]
+    _hear(loop, stop, inherited)
+    threads.start()
+    tasks = [asyncio.create_task(_serve(servers[0], sockets[0]))]
+    if inherited is not None:
+        await _first_ready(service.ready, stopping)
+    tasks += [asyncio.create_task(_serve(server, own)) for server, own in zip(servers[1:], sockets[1:], strict=True)]
     for task in tasks:
         task.add_done_callback(lambda _task: stopping.set())
-    threads.start()
     logger.info("started", extra={"pid": os.getpid(), "port": service.port, "management_port": service.management_port})
 
     await stopping.wait()
     draining.set()
     failed = threads.failure is not None or any(task.done() for task in tasks)
     logger.info("stopping", extra={"failed": failed})
-    # The API first: answered requests may still need the threads that confirm them.
+    failed = not await _end(servers, tasks) or failed
+    await asyncio.to_thread(threads.join, service.join_seconds)
+    failed = not await _close(service) or failed
+    logger.info("stopped")
+    return 1 if failed or threads.failure is not None else 0
+
+
+async def _end(servers: Sequence[_Server], tasks: Sequence[asyncio.Task[None]]) -> bool:
+    """End the servers, the API first: answered requests may still need the threads that confirm them.
+
+    Returns whether none failed.
+    """
+    well = True
     for server, task in reversed(list(zip(servers, tasks, strict=True))):
         server.should_exit = True
         for result in await asyncio.gather(task, return_exceptions=True):
             if isinstance(result, BaseException):
                 logger.critical("a server failed", exc_info=result)
-                failed = True
-    await asyncio.to_thread(threads.join, JOIN_SECONDS)
-    failed = not await _close(service) or failed
-    logger.info("stopped")
-    return 1 if failed or threads.failure is not None else 0
+                well = False
+    return well
+
+
+def _hear(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], inherited: Inherited | None) -> None:
+    """Have the process stop when it is told to, or when nobody is left who could."""
+    if inherited is None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        return
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    # A terminal's Ctrl-C is for the parent, which then tells this one.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+
+    def orphaned() -> None:
+        loop.remove_reader(inherited.orphaned)
+        logger.warning("the parent process is gone: stopping")
+        stop()
+
+    loop.add_reader(inherited.orphaned, orphaned)
+
+
+async def _first_ready(ready: Checks, stopping: asyncio.Event) -> None:
+    """Wait until all checks are well, but not for ever: whoever waits for an answer is to get one."""
+    deadline = time.monotonic() + START_SECONDS
+    while not stopping.is_set() and time.monotonic() < deadline:
+        if all(check() is None for check in ready.values()):
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), START_TICK_SECONDS)
 
 
 async def _close(service: Service) -> bool:
@@ -211,10 +272,10 @@ async def _close(service: Service) -> bool:
 
 def _listen_all(service: Service) -> list[list[socket.socket]]:
     """The sockets of the management port, then of the API's. Raises OSError, which names the address."""
-    sockets = [_listen(service.host, service.management_port)]
+    sockets = [listen(service.host, service.management_port)]
     if service.api is not None and service.port is not None:
         try:
-            sockets.append(_listen(service.host, service.port))
+            sockets.append(listen(service.host, service.port))
         except OSError:
             for one in sockets[0]:
                 one.close()
@@ -222,7 +283,7 @@ def _listen_all(service: Service) -> list[list[socket.socket]]:
     return sockets
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def listen(host: str, port: int) -> list[socket.socket]:
     """A socket for each address that the host's name stands for. Raises OSError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

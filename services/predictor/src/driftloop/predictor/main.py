@@ -6,6 +6,7 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from driftloop.common import keys
 from driftloop.common.access.settings import build_access, build_rate_limit
@@ -17,10 +18,11 @@ from driftloop.common.kafka.config import producer_config, reader_config
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.publisher import Publisher
 from driftloop.common.logs import configure_logging
-from driftloop.common.process import Service, incarnation, run_service
+from driftloop.common.process import Inherited, Service, incarnation, run_service
 from driftloop.common.registry import fetch_bundle
 from driftloop.common.rows import RowValidator
 from driftloop.common.settings import Secret, SettingsError, read_settings
+from driftloop.common.supervisor import Workers, run_workers
 from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Namespace
 from driftloop.common.usage import answer_help
 from driftloop.predictor.api import Admission, Limits, create_app
@@ -35,7 +37,7 @@ from driftloop.predictor.replaying import Replayer
 from driftloop.predictor.reporting import StatusReporter
 from driftloop.predictor.serving import Replica
 from driftloop.predictor.settings import Settings
-from driftloop.predictor.spool import Spool, SpoolFailed, SpoolInUse
+from driftloop.predictor.spool import Spool, SpoolFailed, SpoolInUse, leftovers
 
 NAME = "predictor"
 CLIENT = "driftloop-predictor"
@@ -46,7 +48,7 @@ FLUSH_SECONDS = 2.0
 # An answer waits for it: what comes together is handed over together already.
 LINGER_MS = 0.3
 logger = logging.getLogger(__name__)
-_REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
+_REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,190}")
 
 
 def main() -> None:
@@ -55,24 +57,55 @@ def main() -> None:
     try:
         settings = read_settings(Settings)
         configure_logging(NAME, settings.log_level)
+        if settings.workers > 1:
+            supervise(settings)
         service = build(settings)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-predictor: {error}")
     run_service(service)
 
 
-def build(settings: Settings) -> Service:
-    """Put the service together. Raises SettingsError, ContractError, KeyFileError. Does not wait for the broker."""
+def supervise(settings: Settings) -> NoReturn:
+    """Run several workers behind one port."""
+    workers = Workers(
+        name=NAME,
+        count=settings.workers,
+        run=run_worker,
+        host=settings.host,
+        port=settings.port,
+        management_port=settings.management_port,
+        stop_seconds=SHUTDOWN_SECONDS + FLUSH_SECONDS,
+    )
+    try:
+        run_workers(workers)
+    except OSError as error:
+        sys.exit(f"driftloop-predictor: {error}")
+
+
+def run_worker(number: int, inherited: Inherited) -> None:
+    """What each of several workers does, in a process of its own."""
+    try:
+        settings = read_settings(Settings)
+        configure_logging(NAME, settings.log_level)
+        service = build(settings, number)
+    except (SettingsError, ContractError, keys.KeyFileError) as error:
+        sys.exit(f"driftloop-predictor: worker {number}: {error}")
+    run_service(service, inherited)
+
+
+def build(settings: Settings, number: int = 0) -> Service:
+    """Put worker `number` together. Raises SettingsError, ContractError, KeyFileError. Does not wait for the broker."""
     namespace, contract = Namespace(settings.namespace), load_servable(settings.contract)
     trusted = keys.load_public_keys(settings.trusted_keys)
     key = _key_bytes(settings.pseudonym_key)
     admission = admit(settings)
-    spool = open_spool(settings.spool, settings.spool_max_bytes)
+    spool = open_spool(settings.spool / f"worker-{number}", settings.spool_max_bytes)
+    left = open_leftovers(settings) if number == 0 else []
     config = producer_config(settings.kafka_bootstrap_servers, CLIENT, linger_ms=LINGER_MS)
     producer = DeliveryProducer(config, lambda: log.wake())
     publisher = Publisher(producer, namespace, incarnation(NAME))
     log = InferenceLog(publisher, spool, settings.max_in_flight)
-    replica = Replica(contract.name, replica_name(settings), utc_now())
+    replica = Replica(contract.name, replica_name(settings, number), utc_now())
     reporter = StatusReporter(replica, publisher.publish, lambda: producer.fatal, utc_now, settings.status_seconds)
     follower = ModelFollower(
         config=reader_config(settings.kafka_bootstrap_servers, CLIENT),
@@ -98,7 +131,7 @@ def build(settings: Settings) -> Service:
         workers=(
             follower,
             reporter,
-            Replayer("spool", spool, publisher, log.uncertain, log.confirm),
+            *(Replayer(one.name, one, publisher, log.uncertain, log.confirm) for one in (spool, *left)),
             *admission.access.workers,
         ),
         ready={
@@ -107,7 +140,7 @@ def build(settings: Settings) -> Service:
             "spool": log.problem,
         },
         notes={"model": replica.note, "spool": log.note, "access": admission.access.note},
-        closers=(lambda: producer.close(FLUSH_SECONDS), spool.close),
+        closers=(lambda: producer.close(FLUSH_SECONDS), spool.close, *(one.close for one in left)),
         shutdown_seconds=SHUTDOWN_SECONDS,
     )
 
@@ -120,11 +153,20 @@ def admit(settings: Settings) -> Admission:
 
 
 def open_spool(folder: Path, max_bytes: int) -> Spool:
-    """This worker's spool. Raises SettingsError."""
+    """A worker's spool. Raises SettingsError."""
     try:
-        return Spool.open(folder / "worker-0", max_bytes)
+        return Spool.open(folder, max_bytes)
     except (SpoolInUse, SpoolFailed) as error:
-        raise SettingsError(f"DRIFTLOOP_SPOOL={folder}: {error}") from error
+        raise SettingsError(f"DRIFTLOOP_SPOOL={folder.parent}: {error}") from error
+
+
+def open_leftovers(settings: Settings) -> list[Spool]:
+    """What workers have left that there are no more of: somebody must bring it into the log. Raises SettingsError."""
+    try:
+        folders = leftovers(settings.spool, settings.workers)
+    except OSError as error:
+        raise SettingsError(f"DRIFTLOOP_SPOOL={settings.spool}: cannot be read: {error.strerror}") from error
+    return [open_spool(folder, settings.spool_max_bytes) for folder in folders]
 
 
 def load_servable(path: Path) -> Contract:
@@ -141,15 +183,14 @@ def load_servable(path: Path) -> Contract:
     return contract
 
 
-def replica_name(settings: Settings) -> str:
-    """What this replica is called, the same after a restart. Raises SettingsError."""
-    if not settings.replica:
-        return re.sub(r"[^A-Za-z0-9.-]", "-", f"{socket.gethostname()}-{settings.port}")[-200:]
-    if not _REPLICA.fullmatch(settings.replica):
+def replica_name(settings: Settings, number: int = 0) -> str:
+    """What this replica, or one of its workers, is called, the same after a restart. Raises SettingsError."""
+    if settings.replica and not _REPLICA.fullmatch(settings.replica):
         raise SettingsError(
-            f"DRIFTLOOP_REPLICA={settings.replica!r}: use 1 to 200 letters, digits and any of . _ : / - in it"
+            f"DRIFTLOOP_REPLICA={settings.replica!r}: use 1 to 190 letters, digits and any of . _ : / - in it"
         )
-    return settings.replica
+    name = settings.replica or re.sub(r"[^A-Za-z0-9.-]", "-", f"{socket.gethostname()}-{settings.port}")[-190:]
+    return f"{name}/{number}" if settings.workers > 1 else name
 
 
 def _key_bytes(key: Secret) -> bytes:

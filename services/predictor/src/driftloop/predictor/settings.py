@@ -20,6 +20,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     spool: Path
     # The most that each worker's spool takes.
     spool_max_bytes: Annotated[int, Meta(ge=1_048_576)] = 256 * 1024 * 1024
+    # How many processes answer on the port, each with clients, models and a spool of its own; one for each processor.
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
     # Whether `GET /` and `POST /predict` are answered without a key, as by the replaced service.
     compat_anonymous: bool = False
     # What this replica is called on `model-status`; empty means host and port.
@@ -32,7 +34,7 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     # The same for a batch, and how many rows it may have.
     max_batch_bytes: Annotated[int, Meta(ge=1)] = 4 * 1024 * 1024
     max_batch_rows: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
-    # No more than so many inferences wait for the log at once; those above are told to come again.
+    # No more than so many inferences of a worker wait for the log at once; those above are told to come again.
     max_in_flight: Annotated[int, Meta(ge=1)] = 5_000
     # How often the replica says what it serves, when nothing has changed.
     status_seconds: Annotated[float, Meta(gt=0)] = 30.0

@@ -80,6 +80,11 @@ class Spool:
         return spool
 
     @property
+    def name(self) -> str:
+        """What its folder is called."""
+        return self._folder.name
+
+    @property
     def size(self) -> int:
         """What the segments, and the copies of damaged ones, take on the volume, in bytes."""
         with self._lock:
