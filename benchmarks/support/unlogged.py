@@ -16,8 +16,7 @@ class Unsent(InferenceLog):
 
     async def keep(self, events: Sequence[Outgoing]) -> None:
         """Keep nothing."""
-        for event in events:
-            self._log.stamp(event)
+        self._log.stamp(events)
 
 
 class Nothing(InferenceLog):

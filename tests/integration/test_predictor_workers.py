@@ -166,9 +166,8 @@ def test_what_more_workers_have_left_is_brought_into_the_log_by_fewer(house: Hou
     producer = DeliveryProducer(producer_config(house.stack.bootstrap_servers, "tests"))
     event = prediction(DIABETES, {}, prediction_id="left-behind")
     publisher = Publisher(producer, house.namespace, "predictor/tests/earlier")
-    stamped = publisher.stamp(
-        Outgoing(PREDICTIONS.name, event.prediction_id, event, event.prediction_id, event.predicted_at, None)
-    )
+    outgoing = Outgoing(PREDICTIONS.name, event.prediction_id, event, event.prediction_id, event.predicted_at)
+    [stamped] = publisher.stamp([outgoing])
     producer.close(1)
     spool = Spool.open(house.folder / "spool" / "predictor" / "worker-3", 2**20)
     spool.append([SpooledRecord(*stamped, spooled_at=time.time())])

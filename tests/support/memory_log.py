@@ -1,6 +1,6 @@
 """A log in memory, for tests of what comes before the log; tests/contract holds it to what the real one does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError
@@ -28,11 +28,14 @@ class MemoryLog:
 
     def publish(self, outgoing: Outgoing, on_delivery: OnDelivery) -> None:
         """Take one event. Raises ProducerFull."""
-        self.send(self.stamp(outgoing), on_delivery)
+        self.send(self._stamp(outgoing), on_delivery)
 
-    def stamp(self, outgoing: Outgoing) -> Stamped:
-        """The record of an event, with the next number."""
-        headers = tuple(outgoing.envelope("memory/1", len(self._stamped)).headers())
+    def stamp(self, events: Sequence[Outgoing]) -> list[Stamped]:
+        """The records of events, with the next numbers."""
+        return [self._stamp(one) for one in events]
+
+    def _stamp(self, outgoing: Outgoing) -> Stamped:
+        headers = tuple(outgoing.headers("memory/1", len(self._stamped)))
         self._stamped[headers] = outgoing
         return Stamped(outgoing.topic, 0, outgoing.key.encode(), encode_event(outgoing.event), headers)
 

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.common.contract import Contract, ContractError, baseline_path, load_contract
+from driftloop.common.contract import Contract, ContractError, Feature, baseline_path, load_contract
 from driftloop.common.rows import (
     InvalidRow,
     Row,
+    RowValidator,
     canonical_score,
     canonical_scores,
     canonicalise,
@@ -96,6 +99,41 @@ def test_a_hostile_row_gives_a_short_error() -> None:
 def test_canonical_values_stay_as_they_are(bmi: float) -> None:
     once = canonicalise(DIABETES, PATIENT | {"BMI": bmi})
     assert canonicalise(DIABETES, once) == once
+
+
+@given(
+    st.sampled_from(["integer", "number"]),
+    st.sampled_from([None, 0.1, 0.25, 1.0, 3.0]),
+    st.sampled_from([(), (0.0,), (-1.0, 7.5)]),
+    st.one_of(
+        st.floats(), st.integers(), st.floats(-12, 12), st.integers(-12, 12), st.booleans(), st.none(), st.text()
+    ),
+)
+def test_a_usual_value_takes_a_short_way_to_where_the_long_one_leads(
+    kind: Literal["integer", "number"], step: float | None, missing: tuple[float, ...], value: object
+) -> None:
+    step = step if step is None or kind == "number" or step.is_integer() else None
+    near = Feature(name="x", type=kind, minimum=-9.0, maximum=9.0, resolution=step, missing=missing)
+    # So far a range has no short way, and its values are the same where both have them.
+    far = msgspec.structs.replace(near, minimum=-1e300, maximum=1e300)
+    found = [_canonical(one, value) for one in (near, far)]
+    if found[0] is not REFUSED:
+        assert found[0] == found[1]
+        assert type(found[0]) is type(found[1])
+    elif found[1] is not REFUSED:
+        assert isinstance(value, int | float)
+        assert not -9 <= value <= 9
+
+
+REFUSED = object()
+
+
+def _canonical(feature: Feature, value: object) -> object:
+    contract = msgspec.structs.replace(LOAN, features=(feature,))
+    try:
+        return RowValidator(contract).canonicalise({"x": value})["x"]
+    except InvalidRow:
+        return REFUSED
 
 
 @given(st.integers(50, 1000))

@@ -69,9 +69,14 @@ def test_the_numbers_are_uniform() -> None:
     assert np.abs(numbers - np.arange(5000) / 5000).max() < 0.03
 
 
-@given(st.integers(0, 10**6), st.text(max_size=20))
-def test_a_set_holds_the_labels_that_are_covered(units: int, identity: str) -> None:
-    sets = conformal(*draw(np.random.default_rng(0), HELDOUT, 2))
+@given(
+    st.lists(st.integers(0, 10), max_size=30),
+    st.floats(0.01, 0.99),
+    st.integers(0, 10),
+    st.text(max_size=20),
+)
+def test_a_set_holds_the_labels_that_are_covered(known: list[int], level: float, tenths: int, identity: str) -> None:
+    sets, units = Conformal(level, np.sort(np.array(known, dtype=np.int64)) * UNITS // 10), tenths * UNITS // 10
     scores, uniforms = np.array([units / 10**6]), np.array([uniform(identity)])
     found = prediction_set(sets, units / 10**6, identity)
     assert found == tuple(label for label in (0, 1) if covered(sets, scores, np.array([label]), uniforms)[0])

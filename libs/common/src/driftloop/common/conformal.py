@@ -7,6 +7,7 @@ set says that neither label is usual at this score: where a model errs less ofte
 """
 
 import hashlib
+import math
 import struct
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -37,6 +38,19 @@ class Conformal:
         return found
 
     @cached_property
+    def least(self) -> float:
+        """How many held-out rows a label must be more usual than, ties by a draw, to be in a set."""
+        return (1 - self.level) * (len(self.nonconformities) + 1)
+
+    @cached_property
+    def cuts(self) -> tuple[int, int]:
+        """A label of a nonconformity below the first is in every set, of one above the second in none."""
+        known, kept = self.listed, math.floor(self.least)
+        low = known[-kept - 1] if kept < len(known) else -1
+        high = UNITS if kept == 0 else known[-kept] if kept <= len(known) else -1
+        return low, high
+
+    @cached_property
     def meaning(self) -> bytes:
         """All that sets depend on, as bytes."""
         return struct.pack("<d", self.level) + self.nonconformities.astype("<i8").tobytes()
@@ -59,15 +73,20 @@ def uniform(prediction_id: str) -> float:
 
 def prediction_set(conformal: Conformal, score: float, prediction_id: str) -> tuple[int, ...]:
     """The labels that the level cannot exclude: (), (0,), (1,) or (0, 1). What `covered` says, for one row."""
-    known, number = conformal.listed, uniform(prediction_id)
     unit = round(score * UNITS)
-    least = (1 - conformal.level) * (len(known) + 1)
+    low, high = conformal.cuts
     labels = []
     for label, own in ((0, unit), (1, UNITS - unit)):
-        first, after = bisect_left(known, own), bisect_right(known, own)
-        if (len(known) - after) + number * (after - first + 1) > least:
+        if own < low or (own <= high and _drawn(conformal, own, prediction_id)):
             labels.append(label)
     return tuple(labels)
+
+
+def _drawn(conformal: Conformal, own: int, prediction_id: str) -> bool:
+    """Whether a label of this nonconformity, which has others of about its size beside it, is in the set."""
+    known = conformal.listed
+    first, after = bisect_left(known, own), bisect_right(known, own)
+    return len(known) - after + uniform(prediction_id) * (after - first + 1) > conformal.least
 
 
 def covered(
@@ -80,7 +99,7 @@ def covered(
     first, after = np.searchsorted(known, own, side="left"), np.searchsorted(known, own, side="right")
     # How many are less conforming, and of those that are equal, itself counted, a random share.
     rank = (len(known) - after) + uniforms * (after - first + 1)
-    inside: NDArray[np.bool_] = rank > (1 - conformal.level) * (len(known) + 1)
+    inside: NDArray[np.bool_] = rank > conformal.least
     return inside
 
 

@@ -16,7 +16,8 @@ CONTENT_TYPE = "application/json"
 # What an id or a source may hold: both become keys in databases.
 MAX_TEXT = 500
 MAX_DIGITS = 18
-_CONTENT_TYPE = CONTENT_TYPE.encode()
+_SPECVERSION = ("ce_specversion", b"1.0")
+_JSON = ("content-type", CONTENT_TYPE.encode())
 # What our own producers write, in this order; the last one only where there is a trace.
 OUR_HEADERS = (
     "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type", "ce_sequence", "traceparent"
@@ -58,25 +59,30 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     def headers(self) -> list[tuple[str, bytes]]:
         """The record headers of the binary binding."""
-        pairs = [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", self.id.encode()),
-            ("ce_source", self.source.encode()),
-            ("ce_type", self.type.encode()),
-            ("ce_time", _written(self.time)),
-            ("content-type", _CONTENT_TYPE),
-        ]
-        if self.sequence is not None:
-            pairs.append(("ce_sequence", b"%d" % self.sequence))
-        if self.traceparent is not None:
-            pairs.append(("traceparent", self.traceparent.encode()))
-        return pairs
+        return _headers(self.id, self.source, self.type, self.time, self.sequence, self.traceparent)
+
+
+def _headers(
+    id_: str, source: str, kind: str, time: datetime, sequence: int | None, traceparent: str | None
+) -> list[tuple[str, bytes]]:
+    source_header, type_header = _origin(source, kind)
+    pairs = [_SPECVERSION, ("ce_id", id_.encode()), source_header, type_header, _timed(time), _JSON]
+    if sequence is not None:
+        pairs.append(("ce_sequence", b"%d" % sequence))
+    if traceparent is not None:
+        pairs.append(("traceparent", traceparent.encode()))
+    return pairs
 
 
 @lru_cache(maxsize=64)
-def _written(time: datetime) -> bytes:
+def _origin(source: str, kind: str) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    return ("ce_source", source.encode()), ("ce_type", kind.encode())
+
+
+@lru_cache(maxsize=64)
+def _timed(time: datetime) -> tuple[str, bytes]:
     """A time as RFC 3339 writes it. The events of one batch have one."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z").encode()
+    return "ce_time", time.astimezone(UTC).isoformat().replace("+00:00", "Z").encode()
 
 
 class Outgoing(NamedTuple):
@@ -95,8 +101,16 @@ class Outgoing(NamedTuple):
 
     def envelope(self, source: str, sequence: int) -> Envelope:
         """The envelope for a producer that calls itself `source`."""
-        kind = "driftloop.Tombstone" if self.event is None else type_name(type(self.event))
-        return Envelope(self.id, source, kind, self.time, sequence, self.traceparent)
+        return Envelope(self.id, source, self.kind, self.time, sequence, self.traceparent)
+
+    @property
+    def kind(self) -> str:
+        """The type of the event, as its envelope says it."""
+        return "driftloop.Tombstone" if self.event is None else type_name(type(self.event))
+
+    def headers(self, source: str, sequence: int) -> list[tuple[str, bytes]]:
+        """The headers of that envelope, without making it."""
+        return _headers(self.id, source, self.kind, self.time, sequence, self.traceparent)
 
 
 def encode_event(event: Event | None) -> bytes | None:

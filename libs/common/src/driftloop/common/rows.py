@@ -218,20 +218,41 @@ def _rule(feature: Feature) -> Callable[[object], Value]:
     check = _category_rule(feature) if feature.type == "category" else _number_rule(feature)
     missing: tuple[Code, ...] = feature.missing
     nullable = feature.nullable
-    # Nearly every value is of these types. True == 1: a truth value is never a missing code.
-    plain = frozenset((str,) if feature.type == "category" else (int, float))
 
     def rule(value: object) -> Value:
-        if type(value) not in plain:
-            if value is None:
-                if nullable:
-                    return None
-                raise _Refused("must not be null")
-            if isinstance(value, bool):
-                return check(value)
+        if value is None:
+            if nullable:
+                return None
+            raise _Refused("must not be null")
+        # True == 1: a truth value is never a missing code.
+        if isinstance(value, bool):
+            return check(value)
         return None if value in missing else check(value)
 
-    return rule
+    return rule if feature.type == "category" else _usual_number(feature, rule)
+
+
+def _usual_number(feature: Feature, rule: Callable[[object], Value]) -> Callable[[object], Value]:
+    """A number's rule, with a short way for the values that nearly all are; they are the same by either way."""
+    missing, low, high = feature.missing, feature.minimum, feature.maximum
+    grid = Grid(1 if feature.step is None else feature.step)
+    if low is None or high is None or max(abs(low), abs(high)) >= min(grid.limit, LARGEST_INTEGER):
+        return rule
+    scale, numerator, rounded = grid.scale, grid.numerator, feature.step is not None
+
+    def whole(value: object) -> Value:
+        if type(value) is int and value not in missing and low <= value <= high:
+            return value
+        return rule(value)
+
+    def number(value: object) -> Value:
+        if (type(value) is float or type(value) is int) and value not in missing and low <= value <= high:
+            return round(float(value) * scale / numerator) * numerator / scale if rounded else float(value)
+        return rule(value)
+
+    if feature.type == "integer":
+        return rule if rounded and feature.step != 1 else whole
+    return number
 
 
 def _category_rule(feature: Feature) -> Callable[[object], Value]:

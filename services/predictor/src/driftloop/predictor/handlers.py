@@ -148,7 +148,7 @@ class Predictor:
             model_version=plan.model.version,
             revision=serving.revision,
             predicted_at=now,
-            features=dict(asked.features),
+            features=asked.features,
             score=score,
             prediction=score >= self.contract.decision_threshold,
             variant=plan.variant,

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Protocol
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 
 from driftloop.common import metrics
 from driftloop.common.envelope import Outgoing
@@ -42,8 +42,8 @@ class Unavailable(RuntimeError):
 class Log(Protocol):
     """Where records go: `Publisher`."""
 
-    def stamp(self, outgoing: Outgoing) -> Stamped:
-        """The record of an event."""
+    def stamp(self, events: Sequence[Outgoing]) -> Sequence[Stamped]:
+        """The records of events, in order."""
         ...
 
     def send(self, stamped: Stamped, on_delivery: OnDelivery) -> None:
@@ -176,7 +176,7 @@ class InferenceLog:
         direct = self.confirming or not self.spool.records
         if not direct and (reason := self.problem()) is not None:
             raise self._refuse(events, reason)
-        waiting = Waiting([self._log.stamp(event) for event in events], loop.create_future(), time.monotonic())
+        waiting = Waiting(self._log.stamp(events), loop.create_future(), time.monotonic())
         if direct:
             self._waiting[waiting] = None
             self._send(waiting)
@@ -193,8 +193,8 @@ class InferenceLog:
         for index, record in enumerate(waiting.records):
             try:
                 self._log.send(record, partial(self._deliver, waiting, index))
-            except (ProducerFull, ProducerFailed, KafkaException):
-                self._tell(waiting, index, False)
+            except (ProducerFull, ProducerFailed, KafkaException) as error:
+                self._deliver(waiting, index, error)
                 self._resolve()
 
     def _give_up(self, waiting: Waiting) -> None:
@@ -236,11 +236,8 @@ class InferenceLog:
         if self._settled:
             self._on_loop(self._resolve)
 
-    def _deliver(self, waiting: Waiting, index: int, error: KafkaError | None) -> None:
-        self._tell(waiting, index, error is None)
-
-    def _tell(self, waiting: Waiting, index: int, fate: bool) -> None:
-        waiting.fates[index] = fate
+    def _deliver(self, waiting: Waiting, index: int, error: object) -> None:
+        waiting.fates[index] = error is None
         waiting.told.append(None)
         if len(waiting.told) == len(waiting.fates):
             self._settled.append(waiting)

@@ -124,7 +124,7 @@ def build(settings: Settings, number: int = 0) -> Service:
         management_port=settings.management_port,
         api=create_app(
             predictor,
-            Identities(key, derived_key(key, "idempotency")),
+            Identities(key, derived_key(key, f"idempotency {contract.name}")),
             Limits(settings.max_body_bytes, settings.max_batch_bytes, settings.max_batch_rows),
             admission,
         ),

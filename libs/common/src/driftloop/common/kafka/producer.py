@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from prometheus_client import Counter
 
 from driftloop.common import metrics
 from driftloop.common.logs import Sparing
@@ -83,8 +83,11 @@ class DeliveryProducer:
         self._stop = threading.Event()
         self._fatal: KafkaError | None = None
         # Counted here: the client's own length holds its error events, too.
-        self._waiting = 0
+        self._handed = 0
         self._lock = threading.Lock()
+        # Only for the thread that tells fates, which is one at a time.
+        self._told = 0
+        self._fates: Counter[tuple[str, bool]] = Counter()
         self._thread = threading.Thread(target=self._poll, name="kafka-producer-poll", daemon=True)
         self._thread.start()
 
@@ -112,24 +115,18 @@ class DeliveryProducer:
         if self._stop.is_set():
             raise ProducerFailed("the producer is closed")
 
-        def report(error: KafkaError | None, _message: Message) -> None:
-            self._count(-1)
-            _counter(topic, error is None).inc()
-            _shielded(on_delivery, error)
-
+        report = partial(self._report, topic, on_delivery)
         try:
-            self._producer.produce(
-                topic, value=value, key=key, partition=partition, headers=list(headers), on_delivery=report
-            )
+            self._producer.produce(topic, value, key, partition, report, headers=list(headers))
         except BufferError as error:
-            raise ProducerFull(f"{self._waiting} records wait for the broker") from error
+            raise ProducerFull(f"{self._handed - self._told} records wait for the broker") from error
         except KafkaException as error:
             if error.args[0].code() == KafkaError._FATAL:
                 self._fatal = error.args[0]
                 raise ProducerFailed(str(error.args[0])) from error
             raise
-        # Its fate may be told already: the sum is right whichever is counted first.
-        self._count(1)
+        with self._lock:
+            self._handed += 1
 
     def produce_and_wait(
         self,
@@ -170,18 +167,16 @@ class DeliveryProducer:
 
         Their senders are told so: each call-back comes before this returns.
         """
-        left = self._waiting if self._producer.flush(timeout) else 0
+        self._stop.set()
+        self._thread.join(timeout=2)
+        self._producer.flush(timeout)
+        left = self._handed - self._told
         if left:
             self._producer.purge()
             self._producer.flush(PURGE_SECONDS)
             logger.warning("records without an ack at shutdown", extra={"records": left})
-        self._stop.set()
-        self._thread.join(timeout=2)
+        self._tell()
         return left
-
-    def _count(self, change: int) -> None:
-        with self._lock:
-            self._waiting += change
 
     def _poll(self) -> None:
         while not self._stop.is_set():
@@ -189,8 +184,28 @@ class DeliveryProducer:
             served = self._producer.poll(POLL_SECONDS)
             while served and (more := self._producer.poll(0)):
                 served += more
-            if served and self._on_batch is not None:
-                _shielded(self._on_batch)
+            if served:
+                self._tell()
+
+    def _report(self, topic: str, on_delivery: OnDelivery, error: KafkaError | None, _message: Message) -> None:
+        self._fates[topic, error is None] += 1
+        self._told += 1
+        try:
+            on_delivery(error)
+        except Exception as failure:
+            # It would end the poll thread, and with it every other sender's word from the broker.
+            logger.critical("a call-back of the producer failed", exc_info=failure)
+
+    def _tell(self) -> None:
+        """Count what fates were told, and wake the caller."""
+        for (topic, well), count in self._fates.items():
+            (metrics.PRODUCED if well else metrics.PRODUCE_FAILED).labels(topic).inc(count)
+        self._fates.clear()
+        if self._on_batch is not None:
+            try:
+                self._on_batch()
+            except Exception as failure:
+                logger.critical("a call-back of the producer failed", exc_info=failure)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
@@ -198,17 +213,3 @@ class DeliveryProducer:
             logger.critical("the producer failed for good", extra={"error": str(error)})
         else:
             logger.warning("the producer's broker connection", extra={"error": str(error)})
-
-
-@lru_cache(maxsize=64)
-def _counter(topic: str, well: bool) -> Counter:
-    """To look it up takes longer than to count."""
-    return (metrics.PRODUCED if well else metrics.PRODUCE_FAILED).labels(topic)
-
-
-def _shielded(call_back: Callable[..., None], *arguments: object) -> None:
-    """Call it; what it raises would end the poll thread, and with it every other sender's word from the broker."""
-    try:
-        call_back(*arguments)
-    except Exception as error:
-        logger.critical("a call-back of the producer failed", exc_info=error)

@@ -3,8 +3,7 @@
 import random
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from driftloop.common.envelope import Outgoing, encode_event
@@ -34,9 +33,9 @@ class Publisher:
     def __init__(self, producer: DeliveryProducer, namespace: Namespace, source: str) -> None:
         self._producer = producer
         self._source = source
-        self._next: defaultdict[tuple[str, int], int] = defaultdict(int)
+        # By topic, the next number of each partition.
+        self._next: dict[str, list[int]] = {}
         self._lock = threading.Lock()
-        self._partitions: dict[str, int] = {}
         self._until, self._moment = 0.0, 0
         self._names = {topic.name: namespace.topic(topic) for topic in TOPICS}
 
@@ -46,21 +45,29 @@ class Publisher:
         with self._lock:
             stamped = self._stamp(outgoing)
             self.send(stamped, on_delivery)
-            self._next[stamped.topic, stamped.partition] += 1
+            self._next[stamped.topic][stamped.partition] += 1
 
-    def stamp(self, outgoing: Outgoing) -> Stamped:
-        """The record of an event, whose number is its own whatever becomes of it. Raises what `learn` raises."""
+    def stamp(self, events: Sequence[Outgoing]) -> list[Stamped]:
+        """The records of events, whose numbers are their own whatever becomes of them. Raises what `learn` raises."""
+        records = []
         with self._lock:
-            stamped = self._stamp(outgoing)
-            self._next[stamped.topic, stamped.partition] += 1
-        return stamped
+            for one in events:
+                record = self._stamp(one)
+                self._next[record.topic][record.partition] += 1
+                records.append(record)
+        return records
 
     def _stamp(self, outgoing: Outgoing) -> Stamped:
-        topic = self._names[outgoing.topic]
-        count = self._partitions.get(topic) or self.learn(outgoing.topic)
-        partition = self._moments(count) if outgoing.alone else partition_for(outgoing.key, count)
-        headers = tuple(outgoing.envelope(self._source, self._next[topic, partition]).headers())
-        return Stamped(topic, partition, outgoing.key.encode(), encode_event(outgoing.event), headers)
+        topic, key, event = outgoing.topic, outgoing.key, outgoing.event
+        name = self._names[topic]
+        numbers = self._next.get(name)
+        if numbers is None:
+            self.learn(topic)
+            numbers = self._next[name]
+        count = len(numbers)
+        partition = self._moments(count) if outgoing.alone else partition_for(key, count)
+        headers = tuple(outgoing.headers(self._source, numbers[partition]))
+        return Stamped(name, partition, key.encode(), encode_event(event), headers)
 
     def _moments(self, count: int) -> int:
         """The partition of this moment: what goes to one goes out together, and costs the broker one request."""
@@ -75,14 +82,15 @@ class Publisher:
         topic, partition, key, value, headers = stamped
         self._producer.produce(topic, partition, key, value, headers, on_delivery)
 
-    def learn(self, topic: str) -> int:
+    def learn(self, topic: str) -> None:
         """Look up a topic's partitions (blocking); called before the first event so that no request waits for it.
 
         Raises what `DeliveryProducer.partitions` raises.
         """
         name = self._names[topic]
-        self._partitions[name] = self._producer.partitions(name)
-        return self._partitions[name]
+        count = self._producer.partitions(name)
+        known = self._next.setdefault(name, [])
+        known += [0] * (count - len(known))
 
 
 Publish = Callable[[Outgoing, OnDelivery], None]
