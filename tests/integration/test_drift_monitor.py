@@ -176,11 +176,10 @@ def test_labels_give_the_realised_accuracy_and_an_amended_one_is_taken_away(moni
     assert performance["accuracy"] == 1.0  # type: ignore[index]
 
 
-def test_predictions_of_shadows_and_of_other_models_are_not_counted(monitor: Monitor) -> None:
+def test_predictions_of_other_models_are_not_counted(monitor: Monitor) -> None:
     monitor.learn()
-    shadow = msgspec.structs.replace(prediction(LOAN, REFERENCE[0]), variant="shadow")
     other = msgspec.structs.replace(prediction(LOAN, REFERENCE[0]), model_name="another")
-    monitor.count([shadow, other, prediction(LOAN, REFERENCE[0])])
+    monitor.count([other, prediction(LOAN, REFERENCE[0])])
     assert version_of(monitor.report())["counted"] == 1
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import msgspec
 import psycopg
 import pytest
 
-from driftloop.common.events import OutcomeReported, PredictionMade
+from driftloop.common.events import OutcomeReported, PredictionMade, ShadowScore
 from driftloop.devstack import Stack
 from driftloop.label_ingest.handlers import Answer
 from tests.support.house import House
@@ -45,7 +46,7 @@ def test_an_outcome_joins_the_prediction_that_is_there(desk: Desk) -> None:
     assert msgspec.structs.asdict(event) == msgspec.structs.asdict(event) | {
         "prediction_id": "p", "model_name": "loan", "model_version": 1, "predicted_at": START, "features": BORROWER,
         "score": 0.25, "prediction": False, "variant": "champion", "label": 1, "previous_label": None,
-        "label_revision": 1, "labeled_at": desk.now, "subject": "s",
+        "label_revision": 1, "labeled_at": desk.now, "subject": "s", "shadows": (),
     }  # fmt: skip
 
 
@@ -139,19 +140,22 @@ def test_the_same_results_in_any_order_leave_the_same_row(desk: Desk) -> None:
     assert rows == {(1, 2, "a", START + timedelta(days=1), True, 1)}
 
 
-def test_a_shadow_answers_nobody_and_joins_nothing(desk: Desk) -> None:
-    desk.take([made("p", variant="shadow", model_version=2)])
-    assert desk.take(outcomes=[outcome("p")]) == [Answer("parked")]
-    assert labels(desk) == []
-    assert (desk.summary()["predictions"], desk.summary()["shadows"]) == (0, 1)
+SCORED = (
+    ShadowScore(model_version=2, score=0.9, prediction=True),
+    ShadowScore(model_version=3, score=0, prediction=False),
+)
 
 
-def test_a_shadow_that_shares_the_id_of_an_answer_does_not_take_its_place(desk: Desk) -> None:
-    shadow = made("p", variant="shadow", model_version=2, score=0.9)
-    desk.take([shadow, made("p"), shadow])
-    desk.take([shadow], [outcome("p")])
-    (event,) = desk.published()
-    assert (event.variant, event.model_version, event.score) == ("champion", 1, 0.25)
+def test_what_other_versions_said_comes_with_the_label(desk: Desk) -> None:
+    desk.take([made("p", shadows=SCORED), made("q")], [outcome("p"), outcome("q")])
+    assert {one.prediction_id: one.shadows for one in desk.published()} == {"p": SCORED, "q": ()}
+    assert (desk.summary()["predictions"], desk.summary()["shadows"]) == (2, 2)
+
+
+def test_scores_of_other_versions_come_with_a_prediction_whose_outcome_was_early(desk: Desk) -> None:
+    desk.take(outcomes=[outcome("p")])
+    desk.take([made("p", shadows=SCORED)])
+    assert [one.shadows for one in desk.published()] == [SCORED]
 
 
 def test_predictions_of_a_model_without_a_contract_are_kept_and_labelled(desk: Desk) -> None:
@@ -167,6 +171,58 @@ def test_of_two_predictions_with_one_id_the_first_stays(desk: Desk, together: bo
     desk.take(outcomes=[outcome("p")])
     (event,) = desk.published()
     assert (event.predicted_at, event.subject) == (START, None)
+
+
+DAY = timedelta(days=1)
+
+
+def keyed(minute: float, **changes: Any) -> PredictionMade:
+    """A try of a request whose client may ask again for a day."""
+    first = made("p", minute, **changes)
+    return msgspec.structs.replace(first, repeatable_until=first.predicted_at + DAY)
+
+
+RETRIES = {
+    "a retry": ([keyed(0), keyed(5)], 0),
+    "another version's": ([keyed(0), keyed(5, model_version=2, variant="canary", score=0.9)], 0),
+    "out of order": ([keyed(5), keyed(0)], 0),
+    "at the last moment": ([keyed(0), keyed(24 * 60)], 0),
+    "after the time": ([keyed(0), keyed(24 * 60 + 1)], 1),
+    "after the time, out of order": ([keyed(24 * 60 + 1), keyed(0)], 1),
+    "not repeatable": ([made("p"), made("p", minute=5)], 1),
+    "first not repeatable": ([made("p"), keyed(5)], 1),
+    "then not repeatable": ([keyed(0), made("p", minute=5)], 1),
+    "another model's": ([keyed(0), keyed(0, model_name="another")], 1),
+    "many": ([keyed(0), keyed(5), keyed(24 * 60 + 1), keyed(5), made("p", minute=6), keyed(7)], 2),
+}
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(("tries", "clashes"), RETRIES.values(), ids=RETRIES.keys())
+def test_a_retry_is_no_clash_and_the_first_stays_whole(
+    desk: Desk, tries: Sequence[PredictionMade], clashes: int, together: bool
+) -> None:
+    tries = [msgspec.structs.replace(one, shadows=SCORED[place % 2 :]) for place, one in enumerate(tries)]
+    for batch in [tries] if together else [[one] for one in tries]:
+        desk.take(batch)
+    assert desk.clashes == clashes
+    desk.take(outcomes=[outcome("p")])
+    (event,) = desk.published()
+    first = tries[0]
+    assert (event.predicted_at, event.model_version, event.score) == (
+        first.predicted_at, first.model_version, first.score,
+    )  # fmt: skip
+    assert event.shadows == first.shadows
+    with desk.pool.connection() as connection:
+        (row,) = connection.execute("SELECT repeatable_until FROM joins").fetchall()
+    assert row == (first.repeatable_until,)
+
+
+def test_a_prediction_without_scores_beside_it_does_not_take_those_of_a_retry(desk: Desk) -> None:
+    desk.take([keyed(0)])
+    desk.take([msgspec.structs.replace(keyed(5), shadows=SCORED)], [outcome("p")])
+    assert [one.shadows for one in desk.published()] == [()]
+    assert desk.clashes == 0
 
 
 def test_features_come_back_as_they_were_logged(desk: Desk) -> None:

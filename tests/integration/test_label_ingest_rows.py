@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from driftloop.common.events import ShadowScore
 from driftloop.common.rows import Row, validator
 from driftloop.devstack import Stack
 from driftloop.label_ingest.arrow import MEDIA_TYPE
-from driftloop.label_ingest.store import RowQuery, Store, rows_statement
+from driftloop.label_ingest.store import RowQuery, RowVariant, Store, rows_statement
 from driftloop.trainer.label_rows import RowsUnavailable, fetch_rows
 from tests.support.asgi import ask, client_of
 from tests.support.house import House
@@ -116,15 +117,37 @@ def test_since_is_inclusive_and_until_is_not(desk: Desk) -> None:
     assert ids(desk, since=since, until=until) == ["c", "b"]
 
 
+def scored(version: int, score: float) -> ShadowScore:
+    return ShadowScore(model_version=version, score=score, prediction=score >= 0.5)
+
+
 def test_each_variant_is_served_by_itself(desk: Desk) -> None:
-    shadow = made("p", variant="shadow", model_version=2, score=0.9)
-    desk.take([made("p"), shadow, made("q", variant="canary"), made("r", variant="shadow")], [outcome("p")])
-    assert ids(desk) == ["p"]
+    champion = made("p", shadows=(scored(3, 0.25), scored(2, 0.9)))
+    desk.take([champion, made("q", variant="canary"), made("r", shadows=(scored(2, 0.75),))], [outcome("p")])
+    assert ids(desk) == ["p", "r"]
     assert ids(desk, variant="canary") == ["q"]
-    assert ids(desk, variant="shadow") == ["p", "r"]
-    assert table(desk, variant="shadow")["label"].to_pylist() == [1, None]
-    assert ids(desk, variant="shadow", labelled="true") == ["p"]
-    assert table(desk, variant="shadow", labelled="true").to_pylist()[0]["score"] == 0.9
+    assert ids(desk, variant="shadow") == ["p", "p", "r"]
+    assert ids(desk, variant="shadow", limit=2) == ["p", "p"]
+    assert ids(desk, variant="shadow", labelled="true") == ["p", "p"]
+
+
+def test_a_shadows_row_is_its_score_of_the_predictions_features(desk: Desk) -> None:
+    desk.take([made("p", subject="s", shadows=(scored(3, 0.25), scored(2, 1.0)))], [outcome("p")])
+    (answered,) = table(desk).to_pylist()
+    said = {"model_version": 2, "variant": "shadow", "score": 1.0, "prediction": True}
+    assert table(desk, variant="shadow").to_pylist() == [
+        answered | said,
+        answered | said | {"model_version": 3, "score": 0.25, "prediction": False},
+    ]
+
+
+def test_shadows_rows_come_in_the_same_order_and_within_the_same_time(desk: Desk) -> None:
+    shadows = (scored(2, 0.75),)
+    desk.take([made(name, minute, shadows=shadows) for name, minute in (("b", 1), ("z", 0), ("a", 1), ("new", 2))])
+    desk.take([made("other", model_name="diabetes", shadows=shadows), made("none", 3)])
+    assert ids(desk, variant="shadow") == ["new", "a", "b", "z"]
+    since, until = ((START + timedelta(minutes=minute)).isoformat() for minute in (1, 2))
+    assert ids(desk, variant="shadow", since=since, until=until) == ["a", "b"]
 
 
 def test_rows_of_another_model_are_not_served(desk: Desk) -> None:
@@ -167,9 +190,10 @@ def fill(desk: Desk, rows: int) -> None:
     with desk.pool.connection() as connection:
         connection.execute(
             "INSERT INTO joins (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, "
-            "features, label, result_version, published_label, label_revision, labeled_at) "
+            "features, shadows, label, result_version, published_label, label_revision, labeled_at) "
             "SELECT 'p-' || n, 'loan', 1, %s::timestamptz + n * interval '1 second', 0.5, true, 'champion', "
             """'{"income": 1, "employment": "retired", "term": 2}', """
+            """CASE WHEN n %% 10 = 5 THEN '[{"model_version": 2, "score": 0.5, "prediction": true}]'::jsonb END, """
             "CASE WHEN n %% 10 = 0 THEN 1 END, CASE WHEN n %% 10 = 0 THEN 1 END, CASE WHEN n %% 10 = 0 THEN 1 END, "
             "CASE WHEN n %% 10 = 0 THEN 1 ELSE 0 END, CASE WHEN n %% 10 = 0 THEN now() END "
             "FROM generate_series(1, %s) n",
@@ -195,16 +219,23 @@ def test_no_more_than_a_batch_is_in_memory(desk: Desk) -> None:
     assert sizes == [1_000, 1_000]
 
 
-@pytest.mark.parametrize(("labelled", "index"), [("any", "joins_by_time"), ("true", "joins_labeled_by_time")])
+@pytest.mark.parametrize(
+    ("labelled", "variant", "index"),
+    [
+        ("any", "champion", "joins_by_time"), ("true", "champion", "joins_labeled_by_time"),
+        ("any", "shadow", "joins_with_shadows_by_time"),
+    ],
+)  # fmt: skip
 def test_an_index_serves_the_newest_rows(
-    opened_desk: tuple[House, Desk], desk: Desk, labelled: Literal["any", "true"], index: str
+    opened_desk: tuple[House, Desk], desk: Desk, labelled: Literal["any", "true"], variant: RowVariant, index: str
 ) -> None:
     fill(desk, 30_000)
     house, _ = opened_desk
-    query = RowQuery("loan", 1_000, labelled)
+    query = RowQuery("loan", 1_000, labelled, variant)
     with house.database("label_ingest") as connection:
         connection.execute("ANALYZE joins")
         plan = connection.execute(b"EXPLAIN " + rows_statement(query), vars(query)).fetchall()
     text = "\n".join(line for (line,) in plan)
     assert f"using {index}" in text
-    assert "Sort" not in text
+    # A prediction's few shadows are put in order as they come.
+    assert "Sort" not in text.replace("Incremental Sort", "").replace("Sort Key", "")

@@ -183,7 +183,7 @@ def test_windows_are_the_same_bit_for_bit_whatever_else_was_in_the_log(watched: 
     abort_transaction(watched, watched.records(watched.made(1, 6)))
     again = watched.records(watched.made(2))
     others = [
-        *watched.made(2, 20, variant="shadow"),
+        *watched.made(2, 20, variant="canary", model_version=3),
         *watched.made(2, 20, model_version=2),
         *watched.made(2, 20, model_name="another"),
     ]

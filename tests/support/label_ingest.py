@@ -40,11 +40,12 @@ class Desk:
     pool: Pool
     now: datetime = START + timedelta(hours=1)
     contracts: Mapping[str, Contract] = field(default_factory=lambda: {LOAN.name: LOAN, DIABETES.name: DIABETES})
+    clashes: int = 0
 
     def clear(self) -> None:
         """Forget everything: tests that share a desk find it as if it were new."""
         with self.pool.connection() as connection:
-            connection.execute("TRUNCATE joins, shadows, outbox")
+            connection.execute("TRUNCATE joins, outbox")
 
     def take(
         self, predictions: Sequence[PredictionMade] = (), outcomes: Sequence[OutcomeReported] = ()
@@ -54,6 +55,7 @@ class Desk:
             joined = handlers.join(
                 Store(connection), lambda events: emit(connection, events), lambda: self.now, predictions, outcomes, {}
             )
+        self.clashes += joined.clashes
         return joined.answers
 
     def published(self) -> list[PredictionLabeled]:

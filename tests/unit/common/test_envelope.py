@@ -35,6 +35,7 @@ from driftloop.common.events import (
     PredictionLabeled,
     PredictionMade,
     ServedVersion,
+    ShadowScore,
     json_schema,
     type_name,
 )
@@ -51,7 +52,10 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 values = st.one_of(st.none(), finite, st.integers(-(2**63), 2**63 - 1), text)
 features = st.dictionaries(text, values, max_size=5)
 severities = st.sampled_from(["GOOD", "WARNING", "CRITICAL"])
-variants = st.sampled_from(["champion", "canary", "shadow"])
+variants = st.sampled_from(["champion", "canary"])
+shadows = st.lists(
+    st.builds(ShadowScore, model_version=versions, score=shares, prediction=st.booleans()), max_size=8
+).map(tuple)
 labels = st.integers(0, 1)
 artifacts = st.builds(
     ArtifactRef, uri=text, sha256=st.text("0f", min_size=64, max_size=64), signature=text, key_id=text
@@ -62,6 +66,7 @@ events: st.SearchStrategy[Event] = st.one_of(
         PredictionMade,
         prediction_id=ids, model_name=names, model_version=versions, revision=versions, predicted_at=instants,
         features=features, score=shares, prediction=st.booleans(), variant=variants, subject=st.none() | text,
+        shadows=shadows, repeatable_until=st.none() | instants,
     ),
     st.builds(
         OutcomeReported,
@@ -72,7 +77,7 @@ events: st.SearchStrategy[Event] = st.one_of(
         PredictionLabeled,
         prediction_id=ids, model_name=names, model_version=versions, predicted_at=instants, features=features,
         score=shares, prediction=st.booleans(), variant=variants, label=labels, previous_label=st.none() | labels,
-        label_revision=versions, labeled_at=instants, subject=st.none() | text,
+        label_revision=versions, labeled_at=instants, subject=st.none() | text, shadows=shadows,
     ),
     st.builds(
         LabelRetracted,

@@ -34,5 +34,6 @@ def test_a_subject_with_a_nul_is_refused() -> None:
 
 def test_an_instant_outside_of_the_calendar_is_refused() -> None:
     assert prediction_problem(msgspec.structs.replace(MADE, predicted_at=LONG_AGO)) is not None
+    assert prediction_problem(msgspec.structs.replace(MADE, repeatable_until=LONG_AGO)) is not None
     assert outcome_problem(OutcomeReported(prediction_id="p", label=1, observed_at=LONG_AGO)) is not None
     assert outcome_problem(OutcomeReported(prediction_id="p", label=1, observed_at=datetime.max.replace(tzinfo=UTC)))

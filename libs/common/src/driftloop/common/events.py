@@ -20,7 +20,7 @@ Instant = Annotated[datetime, Meta(tz=True)]
 Label = Annotated[int, Meta(ge=0, le=1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Severity = Literal["GOOD", "WARNING", "CRITICAL"]
-Variant = Literal["champion", "canary", "shadow"]
+Variant = Literal["champion", "canary"]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -86,7 +86,7 @@ def on_predictions(
     for one in batch:
         event: Any = one.event
         time, place = event.predicted_at, (one.record.topic, one.record.partition)
-        ours = _is_ours(event, contracts)
+        ours = event.model_name in contracts
         if ours:
             by_version[event.model_name, event.model_version].append(one)
         if time > horizon:
@@ -116,14 +116,9 @@ def on_labels(
     by_version: defaultdict[Version, list[Delivery]] = defaultdict(list)
     for one in batch:
         event: Any = one.event
-        if _is_ours(event, contracts):
+        if event.model_name in contracts:
             by_version[event.model_name, event.model_version].append(one)
     _count_all(store, watches, limits, now, LABELS, by_version)
-
-
-def _is_ours(event: PredictionMade | LabelEvent, contracts: Mapping[str, Contract]) -> bool:
-    """Whether it counts. A shadow's scores answer nobody: they are no part of what the population met."""
-    return event.model_name in contracts and event.variant != "shadow"
 
 
 def _count_all(

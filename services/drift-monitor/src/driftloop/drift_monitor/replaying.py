@@ -232,7 +232,7 @@ class _Refold:
 
     def take(self, record: Record, event: PredictionMade) -> None:
         """Count an event, if one of the windows held it."""
-        if (event.model_name, event.model_version) != self._version or event.variant == "shadow":
+        if (event.model_name, event.model_version) != self._version:
             return
         place = bisect_right(self._starts, event.predicted_at) - 1
         if place < 0:

@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from driftloop.common.events import OutcomeReported, json_schema
 from driftloop.label_ingest import arrow
+from driftloop.label_ingest.store import RowVariant
 from driftloop.label_ingest.submitted import MAX_ITEMS
 
 MAX_ROWS = 1_000_000
@@ -58,7 +59,9 @@ class RowParameters(BaseModel):
     model: str | None = Field(None, description="A model's name; needed where there are several.")
     limit: int = Field(1000, ge=1, le=MAX_ROWS, description="No more than so many rows, the newest.")
     labelled: Literal["true", "any"] = Field("any", description="Only rows that have their label, or all.")
-    variant: Literal["champion", "canary", "shadow"] = Field("champion", description="Whose answers.")
+    variant: RowVariant = Field(
+        "champion", description="Whose answers; shadow: what other versions said of the same, a row a version."
+    )
     since: AwareDatetime | None = Field(None, description="Predicted at or after this instant, with its time zone.")
     until: AwareDatetime | None = Field(None, description="Predicted before this instant, with its time zone.")
 
@@ -72,7 +75,7 @@ class Summary(BaseModel):
     labeled: int = Field(description="Predictions of this model whose label was published.")
     parked: int = Field(description="Outcomes whose prediction is not there.")
     conflicts: int = Field(description="Predictions whose newest version was reported with both labels.")
-    shadows: int = Field(description="Predictions that answered nobody.")
+    shadows: int = Field(description="Scores of versions that did not answer.")
     oldest_parked_at: AwareDatetime | None
 
 

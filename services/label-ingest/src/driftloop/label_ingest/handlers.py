@@ -18,6 +18,7 @@ from driftloop.common.postgres.outbox import Emit
 from driftloop.common.topics import LABELED_PREDICTIONS
 from driftloop.common.tracing import child_traceparent
 from driftloop.label_ingest.domain.labels import Change, Fate, Labels, Result, publish, take
+from driftloop.label_ingest.domain.retries import clashes
 from driftloop.label_ingest.store import Join, Store, StoredPrediction
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Joined:
     """What one call did: an answer for each outcome, in order, and what is to be counted once it is committed.
 
     `delays` are seconds from a prediction to its first label, by model name. `clashes` counts predictions whose id
-    another one bears.
+    another one bears, which they do not repeat.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -60,12 +61,10 @@ def join(
     prediction id came.
     """
     joined = Joined()
-    answered = [one for one in predictions if one.variant != "shadow"]
     # Reversed, so that of two with one id the first stays.
-    halves = {one.prediction_id: one for one in reversed(answered)}
+    halves = {one.prediction_id: one for one in reversed(predictions)}
     rows = store.lock(halves, (one.prediction_id for one in outcomes))
-    joined.clashes = sum(row.clashes for row in rows.values())
-    joined.clashes += sum(one.predicted_at != halves[one.prediction_id].predicted_at for one in answered)
+    joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in predictions)
     labels = {id_: row.labels for id_, row in rows.items()}
     changes = [(id_, change) for id_ in halves for change in _settled(id_, rows, labels)]
     for outcome in outcomes:
@@ -76,8 +75,6 @@ def join(
 
     now = clock()
     _save(store, rows, labels, now)
-    if shadows := [one for one in predictions if one.variant == "shadow"]:
-        store.add_shadows(shadows)
     if changes:
         _emit(store, emit, changes, traces, now, joined)
     return joined
@@ -95,13 +92,17 @@ def observe(joined: Joined) -> None:
         logger.warning("predictions bear an id that is taken; the first stays", extra={"predictions": joined.clashes})
 
 
+def _clashes(row: Join, made: PredictionMade) -> bool:
+    return row.taken is not None and clashes(row.taken, made)
+
+
 def _result(outcome: OutcomeReported) -> Result:
     return Result(outcome.result_version, outcome.observed_at, outcome.result_id, outcome.label)
 
 
 def _settled(id_: str, rows: Mapping[str, Join], labels: dict[str, Labels]) -> list[Change]:
     """What is to be published of one prediction now; its labels are moved on."""
-    if not rows[id_].predicted:
+    if rows[id_].taken is None:
         return []
     labels[id_], change = publish(labels[id_])
     return [] if change is None else [change]
@@ -111,7 +112,7 @@ def _answer(fate: Fate, labels: Labels, row: Join) -> Answer:
     held = labels.holds
     assert held is not None
     if fate is Fate.HOLDS:
-        return Answer("joined" if row.predicted else "parked")
+        return Answer("parked" if row.taken is None else "joined")
     if fate is Fate.DUPLICATE:
         return Answer("duplicate")
     if fate is Fate.SUPERSEDED:
@@ -168,4 +169,5 @@ def _event(id_: str, stored: StoredPrediction, change: Change, now: datetime) ->
         label_revision=change.revision,
         labeled_at=now,
         subject=stored.subject,
+        shadows=stored.shadows,
     )

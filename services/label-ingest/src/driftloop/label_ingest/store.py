@@ -1,4 +1,4 @@
-"""label-ingest's SQL: the join rows, the shadows, and what is read of them."""
+"""label-ingest's SQL: the join rows, and what is read of them."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,24 @@ import msgspec
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from driftloop.common.events import FeatureValue, PredictionMade, Variant
+from driftloop.common.events import FeatureValue, PredictionMade, Shadows, Variant
 from driftloop.label_ingest.domain.labels import Labels, Result
+from driftloop.label_ingest.domain.retries import Taken
 
 Features = dict[str, FeatureValue]
+# Whose scores are asked for: of the version that answered, or of those that were asked beside it.
+RowVariant = Literal["champion", "canary", "shadow"]
 
 # A batch travels as one JSON text: quicker to write, send and read than an array a column.
 # One pass over all keys, in their order. The prediction that came first stays.
 _LOCK = """
-INSERT INTO joins AS j
-    (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, subject, features)
-SELECT prediction_id, model_name, model_version, predicted_at, score, prediction, variant, subject, features
+INSERT INTO joins AS j (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, subject,
+    features, shadows, repeatable_until)
+SELECT prediction_id, model_name, model_version, predicted_at, score, prediction, variant, subject,
+    features, nullif(shadows, '[]'), repeatable_until
 FROM json_to_recordset(%s::json) AS n (prediction_id text, model_name text, model_version int,
-    predicted_at timestamptz, score float8, prediction boolean, variant text, subject text, features jsonb)
+    predicted_at timestamptz, score float8, prediction boolean, variant text, subject text, features jsonb,
+    shadows jsonb, repeatable_until timestamptz)
 ORDER BY prediction_id COLLATE "C"
 ON CONFLICT (prediction_id) DO UPDATE SET
     model_name = coalesce(j.model_name, excluded.model_name),
@@ -31,9 +36,11 @@ ON CONFLICT (prediction_id) DO UPDATE SET
     prediction = coalesce(j.prediction, excluded.prediction),
     variant = coalesce(j.variant, excluded.variant),
     subject = CASE WHEN j.model_name IS NULL THEN excluded.subject ELSE j.subject END,
-    features = coalesce(j.features, excluded.features)
+    features = coalesce(j.features, excluded.features),
+    shadows = CASE WHEN j.model_name IS NULL THEN excluded.shadows ELSE j.shadows END,
+    repeatable_until = CASE WHEN j.model_name IS NULL THEN excluded.repeatable_until ELSE j.repeatable_until END
 RETURNING prediction_id, result_version, observed_at, result_id, label, contested, published_label, label_revision,
-    model_name, model_version, predicted_at
+    model_name, model_version, predicted_at, repeatable_until
 """
 
 _SAVE = """
@@ -52,15 +59,6 @@ FROM json_to_recordset(%(rows)s::json) AS n (prediction_id text, version int, ob
 WHERE j.prediction_id = n.prediction_id
 """
 
-_ADD_SHADOWS = """
-INSERT INTO shadows (prediction_id, model_name, model_version, predicted_at, score, prediction, subject, features)
-SELECT prediction_id, model_name, model_version, predicted_at, score, prediction, subject, features
-FROM json_to_recordset(%s::json) AS n (prediction_id text, model_name text, model_version int,
-    predicted_at timestamptz, score float8, prediction boolean, subject text, features jsonb)
-ORDER BY prediction_id COLLATE "C", model_name COLLATE "C", model_version
-ON CONFLICT DO NOTHING
-"""
-
 _ROWS = """
 SELECT j.prediction_id, j.predicted_at, j.model_version, j.variant, j.score, j.prediction, j.published_label,
     nullif(j.label_revision, 0), j.labeled_at, j.subject, j.features
@@ -71,16 +69,16 @@ WHERE j.model_name = %(model)s AND j.variant = %(variant)s
     {labelled}
 ORDER BY j.predicted_at DESC, j.prediction_id LIMIT %(limit)s
 """
-# A shadow has the label of the prediction whose id it shares.
 _SHADOWS = """
-SELECT s.prediction_id, s.predicted_at, s.model_version, 'shadow', s.score, s.prediction, j.published_label,
-    nullif(j.label_revision, 0), j.labeled_at, s.subject, s.features
-FROM shadows AS s LEFT JOIN joins AS j USING (prediction_id)
-WHERE s.model_name = %(model)s
-    AND s.predicted_at >= coalesce(%(since)s::timestamptz, '-infinity')
-    AND s.predicted_at < coalesce(%(until)s::timestamptz, 'infinity')
+SELECT j.prediction_id, j.predicted_at, s.model_version, 'shadow', s.score, s.prediction, j.published_label,
+    nullif(j.label_revision, 0), j.labeled_at, j.subject, j.features
+FROM joins AS j
+CROSS JOIN LATERAL jsonb_to_recordset(j.shadows) AS s (model_version int, score float8, prediction boolean)
+WHERE j.model_name = %(model)s AND j.shadows IS NOT NULL
+    AND j.predicted_at >= coalesce(%(since)s::timestamptz, '-infinity')
+    AND j.predicted_at < coalesce(%(until)s::timestamptz, 'infinity')
     {labelled}
-ORDER BY s.predicted_at DESC, s.prediction_id LIMIT %(limit)s
+ORDER BY j.predicted_at DESC, j.prediction_id, s.model_version LIMIT %(limit)s
 """
 _LABELED = "AND j.label_revision > 0"
 
@@ -89,7 +87,8 @@ SELECT
     (SELECT count(*) FROM joins WHERE model_name = %(model)s) AS predictions,
     (SELECT count(*) FROM joins WHERE model_name = %(model)s AND label_revision > 0) AS labeled,
     (SELECT count(*) FROM joins WHERE model_name = %(model)s AND contested) AS conflicts,
-    (SELECT count(*) FROM shadows WHERE model_name = %(model)s) AS shadows,
+    (SELECT coalesce(sum(jsonb_array_length(shadows)), 0) FROM joins
+        WHERE model_name = %(model)s AND shadows IS NOT NULL) AS shadows,
     (SELECT count(*) FROM joins WHERE model_name IS NULL) AS parked,
     (SELECT min(arrived_at) FROM joins WHERE model_name IS NULL) AS oldest_parked_at
 """
@@ -97,11 +96,10 @@ SELECT
 
 @dataclass(frozen=True)
 class Join:
-    """A join row: its labels, and whether its prediction is there. `clashes`: another prediction bears the same id."""
+    """A join row: its labels, and the prediction that took its id; None where none has come."""
 
     labels: Labels
-    predicted: bool
-    clashes: bool
+    taken: Taken | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,7 @@ class StoredPrediction:
     prediction: bool
     variant: Variant
     subject: str | None
+    shadows: Shadows
     features: Features
 
 
@@ -125,7 +124,7 @@ class StoredRow:
     prediction_id: str
     predicted_at: datetime
     model_version: int
-    variant: Variant
+    variant: RowVariant
     score: float
     prediction: bool
     label: int | None
@@ -142,7 +141,7 @@ class RowQuery:
     model: str
     limit: int
     labelled: Literal["true", "any"] = "any"
-    variant: Variant = "champion"
+    variant: RowVariant = "champion"
     since: datetime | None = None
     until: datetime | None = None
 
@@ -165,7 +164,7 @@ class Store:
         if not others and not predictions:
             return {}
         rows = self._connection.execute(_LOCK, [_json([*predictions.values(), *others])]).fetchall()
-        return {id_: _join(row, predictions.get(id_)) for id_, *row in rows}
+        return {id_: _join(row) for id_, *row in rows}
 
     def save(self, changed: Mapping[str, Labels], now: datetime) -> None:
         """Write the labels of locked rows."""
@@ -185,14 +184,10 @@ class Store:
         """Those of the predictions that are there, by id."""
         rows = self._connection.execute(
             "SELECT prediction_id, model_name, model_version, predicted_at, score, prediction, variant, subject, "
-            "features FROM joins WHERE prediction_id = ANY(%s) AND model_name IS NOT NULL",
+            "shadows, features FROM joins WHERE prediction_id = ANY(%s) AND model_name IS NOT NULL",
             [list(ids)],
         ).fetchall()
-        return {id_: StoredPrediction(*_restored(rest)) for id_, *rest in rows}
-
-    def add_shadows(self, shadows: Sequence[PredictionMade]) -> None:
-        """Keep predictions that answered nobody; one that is known is left as it is. Call it after `lock`."""
-        self._connection.execute(_ADD_SHADOWS, [_json(shadows)])
+        return {id_: _prediction(rest) for id_, *rest in rows}
 
     # --- reading for others
 
@@ -237,12 +232,12 @@ def _restored(row: Sequence[Any]) -> list[Any]:
     return [*rest, small]
 
 
-def _join(row: Sequence[Any], prediction: PredictionMade | None) -> Join:
+def _prediction(row: Sequence[Any]) -> StoredPrediction:
+    *rest, shadows, features = _restored(row)
+    return StoredPrediction(*[*rest, msgspec.convert(shadows or (), Shadows), features])
+
+
+def _join(row: Sequence[Any]) -> Join:
     version, observed_at, result_id, label, contested, published, revision, *half = row
     holds = None if label is None else Result(version, observed_at, result_id, label)
-    clashes = prediction is not None and half != [
-        prediction.model_name,
-        prediction.model_version,
-        prediction.predicted_at,
-    ]
-    return Join(Labels(holds, contested, published, revision), half[0] is not None, clashes)
+    return Join(Labels(holds, contested, published, revision), None if half[0] is None else Taken(*half))

@@ -23,6 +23,8 @@ def prediction_problem(event: PredictionMade) -> str | None:
     """Which field of a prediction cannot be kept and why, or None. The text holds no value."""
     if not EARLIEST <= event.predicted_at < LATEST:
         return f"predicted_at: must be between {EARLIEST.year} and {LATEST.year}"
+    if event.repeatable_until is not None and not EARLIEST <= event.repeatable_until < LATEST:
+        return f"repeatable_until: must be between {EARLIEST.year} and {LATEST.year}"
     if any("\0" in text for text in _texts(event)):
         return "features or subject: must not contain the character U+0000"
     return None
