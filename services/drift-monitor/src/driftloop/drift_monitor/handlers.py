@@ -19,6 +19,7 @@ from driftloop.common.profile import ReferenceProfile
 from driftloop.drift_monitor.domain.evaluation import Watch
 from driftloop.drift_monitor.domain.fold.rows import label_rows, prediction_rows
 from driftloop.drift_monitor.domain.panes import EPOCH, MICROSECONDS, instant, pane_starts
+from driftloop.drift_monitor.domain.retries import Key, Retries, key_of
 from driftloop.drift_monitor.pane_store import LABEL_TOTALS, LABELS, PREDICTIONS, Addition, ParkedRecord, Tally, Version
 from driftloop.drift_monitor.store import Store
 
@@ -75,30 +76,47 @@ def on_predictions(
     limits: Limits,
     now: datetime,
     batch: Sequence[Delivery],
-) -> None:
+) -> int:
     """Count predictions into the panes of their own time; those of an unknown version are parked.
 
-    Raises ParkingFull, and FromTheFuture for a prediction that no clock of ours can have made.
+    Returns how many are retries of what had been counted. Raises ParkingFull, and FromTheFuture for a prediction that
+    no clock of ours can have made.
     """
-    by_version: defaultdict[Version, list[Delivery]] = defaultdict(list)
+    ours: list[Delivery] = []
     latest: dict[tuple[str, int], datetime] = {}
     horizon = now + limits.ahead
     for one in batch:
         event: Any = one.event
         time, place = event.predicted_at, (one.record.topic, one.record.partition)
-        ours = event.model_name in contracts
-        if ours:
-            by_version[event.model_name, event.model_version].append(one)
+        if event.model_name in contracts:
+            ours.append(one)
         if time > horizon:
-            if ours:
+            if event.model_name in contracts:
                 raise FromTheFuture(
                     f"predicted_at is {(time - now).total_seconds():.0f} s ahead of this clock, "
                     f"{limits.ahead.total_seconds():g} s are allowed: set the predictor's clock, or this one"
                 )
         elif place not in latest or time > latest[place]:
             latest[place] = time
-    _count_all(store, watches, limits, now, PREDICTIONS, by_version)
+    # Before anything is parked: what is taken out of `parked` is counted as it is.
+    counted = _without_retries(store, ours)
+    _count_all(store, watches, limits, now, PREDICTIONS, counted)
     store.panes.advance_watermarks(latest)
+    return len(ours) - len(counted)
+
+
+def _without_retries(store: Store, placed: Sequence[Delivery]) -> Sequence[Delivery]:
+    """Each prediction that its client may have asked for again once: of all tries the first that is read."""
+    tries: dict[Key, datetime] = {}
+    for one in placed:
+        event: Any = one.event
+        if event.repeatable_until is not None:
+            key = key_of(event)
+            tries[key] = max(event.repeatable_until, tries.get(key, event.repeatable_until))
+    if not tries:
+        return placed
+    retries = Retries(store.panes.remember(tries))
+    return [one for one in placed if isinstance(one.event, PredictionMade) and retries.counts(one.event)]
 
 
 def on_labels(
@@ -113,12 +131,8 @@ def on_labels(
 
     Raises ParkingFull.
     """
-    by_version: defaultdict[Version, list[Delivery]] = defaultdict(list)
-    for one in batch:
-        event: Any = one.event
-        if event.model_name in contracts:
-            by_version[event.model_name, event.model_version].append(one)
-    _count_all(store, watches, limits, now, LABELS, by_version)
+    ours = [one for one in batch if isinstance(one.event, LabelEvent) and one.event.model_name in contracts]
+    _count_all(store, watches, limits, now, LABELS, ours)
 
 
 def _count_all(
@@ -127,8 +141,12 @@ def _count_all(
     limits: Limits,
     now: datetime,
     kind: int,
-    by_version: Mapping[Version, Sequence[Delivery]],
+    counted: Sequence[Delivery],
 ) -> None:
+    by_version: defaultdict[Version, list[Delivery]] = defaultdict(list)
+    for one in counted:
+        event: Any = one.event
+        by_version[event.model_name, event.model_version].append(one)
     additions: list[Addition] = []
     for version, placed in sorted(by_version.items()):
         watch = watches(store, version)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from psycopg import Connection
 
-from driftloop.common import keys
+from driftloop.common import keys, metrics
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import Contract, ContractError, load_contracts
 from driftloop.common.events import ModelUpdated, ServedVersion
@@ -68,7 +68,7 @@ def build(settings: Settings) -> Service:
     def fetch_profile(model: str, served: ServedVersion) -> ReferenceProfile:
         return fetch_bundle(served.artifact, model, served.version, trusted).profile
 
-    routes = _Routes(contracts, watches, fetch_profile, _limits(settings))
+    routes = _Routes(contracts, watches, fetch_profile, _limits(settings), predictions, drainer)
     consumer = ConsumerLoop(
         config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", namespace.group(NAME)),
         name=NAME,
@@ -80,7 +80,7 @@ def build(settings: Settings) -> Service:
         identities=identities,
         pool=pool,
         producer=producer,
-        after_commit=drainer.wake,
+        after_commit=routes.committed,
     )
     evaluator = Evaluator(
         pool=pool,
@@ -137,18 +137,23 @@ def _ages(settings: Settings) -> Ages:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Routes:
-    """From deliveries to handlers: each gets the store of its transaction."""
+    """From deliveries to handlers: each gets the store of its transaction; `committed` tells what came of it."""
 
     contracts: dict[str, Contract]
     watches: handlers.Watches
     fetch: handlers.FetchProfile
     limits: handlers.Limits
+    topic: str
+    drainer: OutboxDrainer
+    retries: int = 0
 
     def predictions(self, connection: Connection, batch: Sequence[Delivery]) -> None:
         try:
-            handlers.on_predictions(Store(connection), self.contracts, self.watches, self.limits, utc_now(), batch)
+            self.retries = handlers.on_predictions(
+                Store(connection), self.contracts, self.watches, self.limits, utc_now(), batch
+            )
         except handlers.ParkingFull as error:
             raise NotYet(str(error)) from error
         except handlers.FromTheFuture as error:
@@ -173,6 +178,11 @@ class _Routes:
                 raise InvalidEvent(f"revision {event.revision}: its artifact is refused ({error.reason})") from error
             for version in superseded:
                 supersede(connection, version, event.champion, utc_now())
+
+    def committed(self) -> None:
+        metrics.DUPLICATES.labels(self.topic).inc(self.retries)
+        self.retries = 0
+        self.drainer.wake()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from psycopg import Connection
 from driftloop.common.kafka.records import Record
 from driftloop.drift_monitor.domain.fold.base import State, merged
 from driftloop.drift_monitor.domain.panes import Pane
+from driftloop.drift_monitor.domain.retries import Key
 
 Version = tuple[str, int]
 # Labels are kept twice: by the time of their prediction, and all together, which is a row a partition without a time.
@@ -109,6 +110,21 @@ _ADVANCE = """
 INSERT INTO watermarks AS w SELECT * FROM unnest(%s::text[], %s::int[], %s::timestamptz[])
 ON CONFLICT (topic, partition) DO UPDATE SET event_time = greatest(w.event_time, excluded.event_time)
 """
+# What was known of an id is told by its row, not by a look before: another one may write it in between.
+_REMEMBER = """
+INSERT INTO remembered AS r (model_name, prediction_id, until)
+SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS k (model_name, prediction_id, until)
+ORDER BY model_name COLLATE "C", prediction_id COLLATE "C"
+ON CONFLICT (model_name, prediction_id)
+DO UPDATE SET known_until = r.until, until = greatest(r.until, excluded.until)
+RETURNING model_name, prediction_id, known_until
+"""
+_FORGET_REMEMBERED = """
+DELETE FROM remembered WHERE (model_name, prediction_id) IN (
+    SELECT model_name, prediction_id FROM remembered
+    WHERE until < %s AND until < (SELECT min(event_time) FROM watermarks)
+    ORDER BY until LIMIT %s FOR UPDATE SKIP LOCKED)
+"""
 
 
 class PaneStore:
@@ -154,6 +170,14 @@ class PaneStore:
         ).fetchone()
         assert row is not None
         return row[0], row[1]
+
+    def remember(self, tries: Mapping[Key, datetime]) -> dict[Key, datetime]:
+        """Remember ids that may come again, until then. Returns until when those that have come before were known.
+
+        Rows are locked in the order of keys, so that two who bring the same ids do not deadlock.
+        """
+        rows = self._execute(_REMEMBER, ((*key, until) for key, until in tries.items()))
+        return {(model, id_): known for model, id_, known in rows if known is not None}
 
     def advance_watermarks(self, shown: Mapping[tuple[str, int], datetime]) -> None:
         """The latest event time seen of each (topic, partition) never goes back."""
@@ -253,6 +277,13 @@ class PaneStore:
             "DO UPDATE SET beyond = t.beyond + excluded.beyond",
             {"model": version[0], "version": version[1], "before": before, "judged": judged_until},
         )
+
+    def forget_remembered(self, before: datetime, limit: int) -> int:
+        """Forget up to `limit` ids that may be repeated no more, and say how many there were.
+
+        Every partition must have shown a later time, too: one that is read days behind may still bring their retries.
+        """
+        return self._connection.execute(_FORGET_REMEMBERED, [before, limit]).rowcount
 
     # --- parking
 

@@ -1,14 +1,15 @@
 """Closed windows computed anew from the topic: the records that they were closed over, folded again and compared.
 
-A window holds what its version answered in [starts, ends), each event once, of the offsets that its evaluation saw. So
-the same log gives the same counts, bit for bit, however many replicas counted it and whatever came later.
+A window holds what its version answered in [starts, ends), each event once and of retries the first, of the offsets
+that its evaluation saw. So the same log gives the same counts, bit for bit, however many replicas counted it and
+whatever came later.
 """
 
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Literal
 
@@ -18,21 +19,26 @@ from driftloop.common.events import PredictionMade
 from driftloop.common.kafka.admin import admin_client, identities
 from driftloop.common.kafka.batches import Delivery, decode
 from driftloop.common.kafka.deadletter import HEADER_PREFIX
-from driftloop.common.kafka.reader import bounds, read_ranges
+from driftloop.common.kafka.reader import bounds, offsets_since, read_ranges
 from driftloop.common.kafka.records import Record
 from driftloop.common.topics import DLQ_SUFFIX, PREDICTIONS
 from driftloop.drift_monitor.domain.evaluation import Alarms, Watch, evaluate
 from driftloop.drift_monitor.domain.fold.base import EMPTY, State, UnreadableState
 from driftloop.drift_monitor.domain.fold.rows import prediction_rows
-from driftloop.drift_monitor.domain.panes import Window
+from driftloop.drift_monitor.domain.panes import EPOCH, Window
 from driftloop.drift_monitor.domain.replay import Difference, count_difference, figure_difference, selected
+from driftloop.drift_monitor.domain.retries import Retries
 from driftloop.drift_monitor.pane_store import Version
 from driftloop.drift_monitor.store import StoredWindow
 
 CLIENT = "driftloop-drift-monitor-replay"
 FOLD_ROWS = 5_000
-# A record that waited in vain for its version's profile: its sequence number counts as seen all the same.
+# A record that waited in vain for its version's profile: its sequence number and its id count as seen all the same.
 EXPIRED = b"UnknownVersion"
+# Predictors' clocks may differ by so much, from each other and from when they say that they produced.
+CLOCKS = timedelta(hours=1)
+# So many ids that may be repeated are remembered before those whose time is over are looked for.
+REMEMBERED = 1_000_000
 
 Outcome = Literal["equal", "different", "not reproducible"]
 # Records read so far, and offsets to read.
@@ -91,11 +97,12 @@ def replay(
     extent = _extent(log)
     targets = [_target(one, watch, extent) for one in windows]
     wanted = [one for one in targets if not one.hindrance and not one.damage]
+    back = timedelta()
     if wanted:
-        _refold(log, watch, version, wanted, progress)
+        back = _refold(log, watch, version, wanted, progress)
         # What was deleted while it was read.
         extent = _extent(log)
-    return list(_compare(watch, targets, extent))
+    return list(_compare(watch, targets, lambda one: _loss(one, extent) or _loss_before(log, one, back, extent)))
 
 
 # --- what can be reproduced
@@ -138,20 +145,56 @@ def _loss(window: StoredWindow, extent: Extent) -> str:
     return ""
 
 
+def _loss_before(log: Log, window: StoredWindow, back: timedelta, extent: Extent) -> str:
+    """What the log does not hold of what may have been repeated in a window; empty where it holds all."""
+    if not back:
+        return ""
+    since = _since(log, window.seen.bounds, window, back)
+    for partition in sorted(window.seen.bounds):
+        low, _high = extent.bounds[partition]
+        if low > 0 and since.get(partition) == low:
+            return (
+                f"partition {partition} begins at offset {low} by now, and what clients repeated in the window may "
+                "have come before: beyond retention"
+            )
+    return ""
+
+
 # --- reading and folding
 
 
-def _refold(log: Log, watch: Watch, version: Version, targets: Sequence[_Target], progress: Progress) -> None:
-    """Read each partition once, for all windows together."""
-    letters = _dead_letters(log)
+def _refold(log: Log, watch: Watch, version: Version, targets: Sequence[_Target], progress: Progress) -> timedelta:
+    """Read each partition once, for all windows together; where clients may have retried, again and from further back.
+
+    Returns how far before a window's start lies what may have been repeated in it; nothing where nothing can have been.
+    """
+    reading = _Reading(log, _dead_letters(log), version[0], progress)
     ranges: dict[int, tuple[int, int]] = {}
     for one in targets:
         for partition, (first, end) in one.window.seen.bounds.items():
             low, high = ranges.get(partition, (first, end))
             ranges[partition] = min(low, first), max(high, end)
-    total = sum(end - first for first, end in ranges.values())
+    try:
+        _fold_all(reading.counted(ranges, None), watch, version, targets)
+        return timedelta()
+    except _MayRepeat as found:
+        back = found.back
+    since = _since(log, ranges, targets[0].window, back)
+    widened = {number: (min(low, since.get(number, low)), high) for number, (low, high) in ranges.items()}
+    _fold_all(reading.counted(widened, Retries({})), watch, version, targets)
+    return back
+
+
+def _since(log: Log, partitions: Iterable[int], window: StoredWindow, back: timedelta) -> dict[int, int]:
+    """Where the log begins to hold what was made later than `back` before a window: nothing is logged before."""
+    instant = window.starts - min(back, window.starts - EPOCH)
+    return offsets_since(log.bootstrap_servers, CLIENT, log.topic, partitions, instant)
+
+
+def _fold_all(
+    counted: Iterable[tuple[Record, PredictionMade]], watch: Watch, version: Version, targets: Sequence[_Target]
+) -> None:
     refold = _Refold(watch, version, targets)
-    counted = _counted(read_ranges(log.bootstrap_servers, CLIENT, log.topic, ranges), letters, progress, total)
     for record, event in counted:
         refold.take(record, event)
     refold.finish()
@@ -174,26 +217,67 @@ def _dead_letters(log: Log) -> Letters:
     return found
 
 
-def _counted(
-    batches: Iterable[list[Record]], letters: Letters, progress: Progress, total: int
-) -> Iterator[tuple[Record, PredictionMade]]:
-    """The records that had an effect, as the consumer decides it: no dead letter, and of duplicates the first."""
-    seen = Sequences()
-    read = 0
-    for batch in batches:
-        read += len(batch)
-        progress(read, total)
-        for item in decode(batch, PREDICTIONS):
-            if not isinstance(item, Delivery):
-                continue
-            record, envelope = item.record, item.envelope
-            letter = letters.get((record.partition, record.offset))
-            if letter is not None and letter != EXPIRED:
-                continue
-            sequence = envelope.sequence
-            first = sequence is None or seen.add(record.partition, envelope.source, sequence)
-            if first and letter is None and isinstance(item.event, PredictionMade):
-                yield record, item.event
+class _MayRepeat(Exception):
+    """A prediction may be a retry of what came up to `back` before it."""
+
+    def __init__(self, back: timedelta) -> None:
+        super().__init__(back)
+        self.back = back
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads the records that had an effect on a model's counts, as the consumer decides it."""
+
+    log: Log
+    letters: Letters
+    model: str
+    progress: Progress
+
+    def counted(
+        self, ranges: Mapping[int, tuple[int, int]], retries: Retries | None
+    ) -> Iterator[tuple[Record, PredictionMade]]:
+        """No dead letter, and of duplicates and retries the first.
+
+        Retries are told from others where all is read that they may repeat; without that the first that may be one
+        raises _MayRepeat.
+        """
+        latest = dict.fromkeys(ranges, EPOCH)
+        room = REMEMBERED
+        for record, event, effective in self._fresh(ranges):
+            latest[record.partition] = max(latest[record.partition], event.predicted_at)
+            if event.repeatable_until is not None and event.model_name == self.model:
+                if retries is None:
+                    raise _MayRepeat(event.repeatable_until - event.predicted_at + CLOCKS)
+                if not retries.counts(event):
+                    continue
+                if len(retries) > room:
+                    # As upkeep does: behind all partitions.
+                    retries.forget(min(latest.values()))
+                    room = max(REMEMBERED, 2 * len(retries))
+            if effective:
+                yield record, event
+
+    def _fresh(self, ranges: Mapping[int, tuple[int, int]]) -> Iterator[tuple[Record, PredictionMade, bool]]:
+        """The records that the handler got, each once, and whether they had an effect or waited in vain for it."""
+        batches = read_ranges(self.log.bootstrap_servers, CLIENT, self.log.topic, ranges)
+        total = sum(end - first for first, end in ranges.values())
+        seen = Sequences()
+        read = 0
+        for batch in batches:
+            read += len(batch)
+            self.progress(read, total)
+            for item in decode(batch, PREDICTIONS):
+                if not isinstance(item, Delivery):
+                    continue
+                record, envelope = item.record, item.envelope
+                letter = self.letters.get((record.partition, record.offset))
+                if letter is not None and letter != EXPIRED:
+                    continue
+                sequence = envelope.sequence
+                first = sequence is None or seen.add(record.partition, envelope.source, sequence)
+                if first and isinstance(item.event, PredictionMade):
+                    yield record, item.event, letter is None
 
 
 class Sequences:
@@ -219,12 +303,14 @@ class Sequences:
 
 
 class _Refold:
-    """Counts events into the windows that held them. Only what was counted last is kept as arrays."""
+    """Counts events into the windows that held them, from nothing. Only what was counted last is kept as arrays."""
 
     def __init__(self, watch: Watch, version: Version, targets: Sequence[_Target]) -> None:
         self._watch = watch
         self._version = version
         self._targets = targets
+        for one in targets:
+            one.n, one.replayed = 0, None
         self._starts = [one.window.starts for one in targets]
         self._waiting: defaultdict[int, list[PredictionMade]] = defaultdict(list)
         self._rows = 0
@@ -272,7 +358,7 @@ class _Refold:
 # --- comparing
 
 
-def _compare(watch: Watch, targets: Sequence[_Target], extent: Extent) -> Iterator[Replayed]:
+def _compare(watch: Watch, targets: Sequence[_Target], loss_of: Callable[[StoredWindow], str]) -> Iterator[Replayed]:
     """Each window's outcome. Alarms depend on all windows before: they are compared where the first one is there."""
     alarms = Alarms() if targets and targets[0].window.number == 1 else None
     for target in targets:
@@ -290,7 +376,7 @@ def _compare(watch: Watch, targets: Sequence[_Target], extent: Extent) -> Iterat
         difference, alarms = _difference(watch, alarms, target)
         if difference is None:
             yield found
-        elif loss := _loss(window, extent):
+        elif loss := loss_of(window):
             yield msgspec.structs.replace(found, outcome="not reproducible", reason=loss)
         else:
             yield msgspec.structs.replace(found, outcome="different", difference=difference)

@@ -1,4 +1,7 @@
-"""Upkeep: old panes are rolled up and then forgotten, and what waited too long for a profile becomes a dead letter."""
+"""Upkeep: old panes are rolled up and then forgotten, and so are ids that nobody may repeat any more.
+
+What waited too long for a profile becomes a dead letter.
+"""
 
 import logging
 import threading
@@ -59,14 +62,15 @@ class Upkeep:
             stop.wait(self._every)
 
     def round(self, stop: threading.Event) -> None:
-        """Roll up and forget, version by version, and expire what is parked."""
+        """Roll up and forget, version by version, expire what is parked, and forget ids."""
         with self._pool.connection() as connection:
             versions = Store(connection).known_versions()
         for version in versions:
             self._roll_up(version, stop)
             self._forget(version)
-        while self._expire() == BATCH and not stop.is_set():
-            pass
+        for work in (self._expire, self._forget_remembered):
+            while work() == BATCH and not stop.is_set():
+                pass
 
     def _roll_up(self, version: Version, stop: threading.Event) -> None:
         now = self._clock()
@@ -95,6 +99,10 @@ class Upkeep:
             evaluation = store.evaluation(version)
             store.panes.forget(version, before, None if evaluation is None else evaluation.tiled_until)
             store.forget_windows(version, before)
+
+    def _forget_remembered(self) -> int:
+        with self._pool.connection() as connection:
+            return Store(connection).panes.forget_remembered(self._clock(), BATCH)
 
     def _expire(self) -> int:
         """Make dead letters of what was parked too long; they are durable before the rows are gone."""

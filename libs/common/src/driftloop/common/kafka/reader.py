@@ -1,7 +1,8 @@
 """Reads a topic, or ranges of it, for those who need all of it and belong to no group."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -59,6 +60,31 @@ def bounds(bootstrap_servers: str, client_id: str, topic: str, timeout: float = 
         return _bounds(consumer, topic, time.monotonic() + timeout)
     finally:
         consumer.close()
+
+
+def offsets_since(
+    bootstrap_servers: str,
+    client_id: str,
+    topic: str,
+    partitions: Iterable[int],
+    instant: datetime,
+    timeout: float = 30.0,
+) -> dict[int, int]:
+    """The first offset of each partition whose record was produced at `instant` or later; without one, none is given.
+
+    Raises KafkaException, also when the topic does not exist.
+    """
+    milliseconds = round(instant.timestamp() * 1000)
+    consumer = Consumer(reader_config(bootstrap_servers, client_id))
+    try:
+        asked = [TopicPartition(topic, number, milliseconds) for number in partitions]
+        found = consumer.offsets_for_times(asked, timeout)
+    finally:
+        consumer.close()
+    for one in found:
+        if one.error is not None:
+            raise KafkaException(one.error)
+    return {one.partition: one.offset for one in found if one.offset >= 0}
 
 
 def read_ranges(
