@@ -7,6 +7,7 @@ import pytest
 from tests.support.counting import Counting
 from tests.support.house import House
 from tests.support.monitored import Monitor
+from tests.support.watched import Watched
 
 
 @pytest.fixture
@@ -21,3 +22,11 @@ def counting(house: House) -> Iterator[Counting]:
 def monitor(house: House) -> Monitor:
     """A drift monitor's parts on a schema of its own."""
     return Monitor(house, house.pool("drift_monitor", max_size=8))
+
+
+@pytest.fixture
+def watched(house: House) -> Iterator[Watched]:
+    """A drift monitor that reads a topic."""
+    watched = Watched(house)
+    yield watched
+    watched.close()

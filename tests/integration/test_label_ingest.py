@@ -17,7 +17,7 @@ from driftloop.devstack import Stack
 from driftloop.label_ingest.handlers import Answer
 from tests.support.house import House
 from tests.support.label_ingest import BORROWER, Desk, made, opened, outcome
-from tests.support.predictions import START
+from tests.support.predictions import START, repeatable
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +173,9 @@ def test_of_two_predictions_with_one_id_the_first_stays(desk: Desk, together: bo
     assert (event.predicted_at, event.subject) == (START, None)
 
 
-DAY = timedelta(days=1)
-
-
 def keyed(minute: float, **changes: Any) -> PredictionMade:
     """A try of a request whose client may ask again for a day."""
-    first = made("p", minute, **changes)
-    return msgspec.structs.replace(first, repeatable_until=first.predicted_at + DAY)
+    return repeatable(made("p", minute), **changes)
 
 
 RETRIES = {

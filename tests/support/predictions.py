@@ -2,8 +2,10 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +45,12 @@ def prediction(
         prediction=score >= contract.decision_threshold,
         subject=subject,
     )
+
+
+def repeatable(made: PredictionMade, for_hours: float = 24, **changes: Any) -> PredictionMade:
+    """A try of a request whose client may ask again: with the changes, which another predictor may make."""
+    one = msgspec.structs.replace(made, **changes)
+    return msgspec.structs.replace(one, repeatable_until=one.predicted_at + timedelta(hours=for_hours))
 
 
 def labeled(made: PredictionMade, label: int, *, previous: int | None = None, revision: int = 1) -> PredictionLabeled:
