@@ -7,6 +7,8 @@ import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from driftloop.common.tracing import current_traceparent, parse_traceparent
+
 # The id of the request that is being answered, for the lines that are logged meanwhile.
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -33,6 +35,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (request_id := REQUEST_ID.get()) is not None:
             line["request_id"] = request_id
+        if (context := parse_traceparent(current_traceparent())) is not None:
+            line |= {"trace_id": context.trace, "span_id": context.span}
         for name, value in record.__dict__.items():
             if name not in _STANDARD:
                 line[name if name not in line else f"extra_{name}"] = value

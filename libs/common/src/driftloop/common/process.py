@@ -26,6 +26,8 @@ from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
 from driftloop.common.http import Checks, management_app
+from driftloop.common.tracing import stop_tracing
+from driftloop.common.tracing.asgi import traced
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ def run_service(service: Service, inherited: Inherited | None = None) -> NoRetur
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 logger.error("a request is left behind", extra={"worker": thread.name})
+    stop_tracing()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
@@ -187,7 +190,7 @@ async def _run(service: Service, inherited: Inherited | None) -> int:
     live = dict(service.live) | {"threads": threads.problem}
     servers = [_server(management_app(live, ready, service.metrics, service.notes), 1)]
     if service.api is not None and service.port is not None:
-        servers.append(_server(service.api, service.shutdown_seconds))
+        servers.append(_server(traced(service.api), service.shutdown_seconds))
 
     def stop() -> None:
         for server in servers:

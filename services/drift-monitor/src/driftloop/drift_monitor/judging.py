@@ -16,6 +16,7 @@ from driftloop.common.events import Bin, DriftDetected, DriftedFeature, Evidence
 from driftloop.common.events import Severity as SeverityName
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.topics import DRIFT_EVENTS
+from driftloop.common.tracing import Attributes, span
 from driftloop.drift_monitor.domain.attribution import Attribution, attribute
 from driftloop.drift_monitor.domain.concept import ConceptTest
 from driftloop.drift_monitor.domain.decline import Decline
@@ -67,25 +68,26 @@ class Judge:
         drift, store = watch.contract.drift, Store(connection)
         last_labels = store.last_performance(version)
         for window in tile(panes, watermark, drift.min_samples, drift.max_age_seconds):
-            result, alarms = evaluate(watch, evaluation.alarms, window)
-            attribution = attribute(alarms, result.features, result.faults, *_tests(last_labels))
-            after = replace(
-                evaluation,
-                tiled_until=window.ends,
-                alarms=alarms,
-                verdict=verdict(alarms).name,
-                windows=evaluation.windows + 1,
-                judged=evaluation.judged + window.n,
-                attribution=attribution,
-            )
-            number, now = after.windows, self._clock()
-            store.add_window(version, number, result, attribution, _bounded(seen, window), window.state, now)
-            evaluation = self._announce(connection, version, evaluation, after, result, last_labels)
-            logger.info(
-                "a window was closed",
-                extra={"model": version[0], "version": version[1], "n": window.n, "raw": result.raw_severity,
-                       "verdict": after.verdict, "attribution": attribution.kind},
-            )  # fmt: skip
+            with span("close window", "internal", None, _said(version, evaluation.windows + 1)):
+                result, alarms = evaluate(watch, evaluation.alarms, window)
+                attribution = attribute(alarms, result.features, result.faults, *_tests(last_labels))
+                after = replace(
+                    evaluation,
+                    tiled_until=window.ends,
+                    alarms=alarms,
+                    verdict=verdict(alarms).name,
+                    windows=evaluation.windows + 1,
+                    judged=evaluation.judged + window.n,
+                    attribution=attribution,
+                )
+                number, now = after.windows, self._clock()
+                store.add_window(version, number, result, attribution, _bounded(seen, window), window.state, now)
+                evaluation = self._announce(connection, version, evaluation, after, result, last_labels)
+                logger.info(
+                    "a window was closed",
+                    extra={"model": version[0], "version": version[1], "n": window.n, "raw": result.raw_severity,
+                           "verdict": after.verdict, "attribution": attribution.kind},
+                )  # fmt: skip
         return evaluation
 
     def labels(
@@ -151,6 +153,10 @@ class Judge:
         if found.event.change == "opened":
             return replace(after, opened_by=found.id)
         return replace(after, opened_by=None) if after.verdict == Severity.GOOD.name else after
+
+
+def _said(version: Version, window: int) -> Attributes:
+    return {"driftloop.model.name": version[0], "driftloop.model.version": version[1], "driftloop.window": window}
 
 
 def drift_event(

@@ -27,6 +27,7 @@ from driftloop.common.registry import ArtifactError, ArtifactMissing, StoreUnava
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, TOPICS, Namespace
+from driftloop.common.tracing import start_tracing
 from driftloop.drift_monitor import handlers
 from driftloop.drift_monitor.api import create_app
 from driftloop.drift_monitor.evaluating import Evaluator, Pace, Topics, broker_end_offsets
@@ -46,6 +47,7 @@ def main() -> None:
     try:
         settings = read_settings(Settings)
         configure_logging(NAME, settings.log_level)
+        start_tracing(NAME)
         service = build(settings)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-drift-monitor: {error}")

@@ -16,7 +16,6 @@ from driftloop.common.envelope import Outgoing
 from driftloop.common.events import OutcomeReported, PredictionLabeled, PredictionMade
 from driftloop.common.postgres.outbox import Emit
 from driftloop.common.topics import LABELED_PREDICTIONS
-from driftloop.common.tracing import child_traceparent
 from driftloop.label_ingest.domain.labels import Change, Fate, Labels, Result, publish, take
 from driftloop.label_ingest.domain.retries import clashes
 from driftloop.label_ingest.store import Join, Store, StoredPrediction
@@ -144,7 +143,7 @@ def _emit(
             _event(id_, stored[id_], change, now),
             f"labeled:{id_}:{change.revision}",
             now,
-            child_traceparent(traces.get(id_)),
+            traces.get(id_),
         )
         for id_, change in changes
     )

@@ -19,6 +19,7 @@ from driftloop.common.process import Service, run_service
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import OUTCOMES, PREDICTIONS, TOPICS, Namespace
+from driftloop.common.tracing import start_tracing
 from driftloop.label_ingest import handlers
 from driftloop.label_ingest.api import create_app
 from driftloop.label_ingest.domain.limits import outcome_problem, prediction_problem
@@ -36,6 +37,7 @@ def main() -> None:
     try:
         settings = read_settings(Settings)
         configure_logging(NAME, settings.log_level)
+        start_tracing(NAME)
         service = build(settings)
     except (SettingsError, ContractError) as error:
         sys.exit(f"driftloop-label-ingest: {error}")

@@ -111,6 +111,7 @@ class Doors:
         if door is None:
             await self._app(scope, receive, send)
             return
+        scope["route"] = scope["path"]
         if scope["method"] == "POST":
             message = await receive()
             answer = await door(call_of(scope, message["body"]))

@@ -128,4 +128,4 @@ class ModelFollower:
             logger.warning("a record is ignored", extra={"reason": str(refused), "offset": record.offset})
             return
         if state is not None:
-            revisions.offer(state)
+            revisions.offer(state, record.headers.get("traceparent", b"").decode("ascii", "replace"))

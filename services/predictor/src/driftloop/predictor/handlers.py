@@ -20,7 +20,7 @@ from driftloop.common.events import ArtifactRef, ModelUpdated, PredictionMade, S
 from driftloop.common.registry import ArtifactError
 from driftloop.common.rows import Row, RowValidator, canonical_score, canonical_scores
 from driftloop.common.topics import PREDICTIONS
-from driftloop.common.tracing import child_traceparent
+from driftloop.common.tracing import Attributes, producing, span
 from driftloop.predictor.domain.identity import new_prediction_ids
 from driftloop.predictor.domain.model import LoadedModel, UnusableModel
 from driftloop.predictor.domain.revisions import Revisions
@@ -89,9 +89,9 @@ class Predictor:
         """Answer the rows of several requests by one state. Raises Unavailable."""
         answered = self.infer(self.serving(), [asked for asked, _traceparent in came])
         pairs = zip(answered, came, strict=True)
-        kept = [(one, child_traceparent(parent)) for one, (_asked, parent) in pairs if one is not None]
+        kept = [(one, parent) for one, (_asked, parent) in pairs if one is not None]
         if kept:
-            await self._keep(kept)
+            await self._keep([one for one, _parent in kept], [parent for _one, parent in kept])
         return answered
 
     def infer(self, serving: Serving, asked: Sequence[Asked]) -> list[Answered | None]:
@@ -104,25 +104,25 @@ class Predictor:
 
     async def keep(self, answered: Sequence[Answered], traceparent: str | None) -> None:
         """Return once the inferences, which are one span of a trace, are durable. Raises Unavailable."""
-        span = child_traceparent(traceparent)
-        await self._keep([(one, span) for one in answered])
+        await self._keep(answered, [traceparent])
 
-    async def _keep(self, answered: Sequence[tuple[Answered, str]]) -> None:
-        await self.log.keep(
-            [
-                Outgoing(
-                    PREDICTIONS.name,
-                    made.prediction_id,
-                    made,
-                    made.prediction_id,
-                    made.predicted_at,
-                    span,
-                    # A retry must find the partition that has the first try.
-                    alone=made.repeatable_until is None,
-                )
-                for (made, _plan), span in answered
-            ]
-        )
+    async def _keep(self, answered: Sequence[Answered], parents: Sequence[str | None]) -> None:
+        with producing(PREDICTIONS.name, [made.prediction_id for made, _plan in answered], parents) as contexts:
+            await self.log.keep(
+                [
+                    Outgoing(
+                        PREDICTIONS.name,
+                        made.prediction_id,
+                        made,
+                        made.prediction_id,
+                        made.predicted_at,
+                        context,
+                        # A retry must find the partition that has the first try.
+                        alone=made.repeatable_until is None,
+                    )
+                    for (made, _plan), context in zip(answered, contexts, strict=True)
+                ]
+            )
 
     def _inference(
         self,
@@ -192,7 +192,8 @@ def apply_newest(replica: Replica, revisions: Revisions, load: Load, clock: Cloc
     while (state := revisions.next(time.monotonic())) is not None:
         changed = True
         try:
-            serving = _prepare(replica.serving, state, load, clock)
+            with span("apply revision", "consumer", revisions.cause(state.revision), _said(state)):
+                serving = _prepare(replica.serving, state, load, clock)
         except ArtifactError as error:
             _refuse(replica, revisions, Refusal(state.revision, error.reason, str(error)), error.transient)
         except UnusableModel as error:
@@ -205,6 +206,10 @@ def apply_newest(replica: Replica, revisions: Revisions, load: Load, clock: Cloc
         else:
             _swap(replica, revisions, serving)
     return changed
+
+
+def _said(state: ModelUpdated) -> Attributes:
+    return {"driftloop.model.name": state.model_name, "driftloop.model.revision": state.revision}
 
 
 def _prepare(current: Serving | None, state: ModelUpdated, load: Load, clock: Clock) -> Serving:

@@ -24,6 +24,7 @@ from driftloop.common.rows import RowValidator
 from driftloop.common.settings import Secret, SettingsError, read_settings
 from driftloop.common.supervisor import Workers, run_workers
 from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Namespace
+from driftloop.common.tracing import start_tracing
 from driftloop.common.usage import answer_help
 from driftloop.predictor.api import Admission, Limits, create_app
 from driftloop.predictor.body import PATIENT_ID
@@ -59,6 +60,7 @@ def main() -> None:
         configure_logging(NAME, settings.log_level)
         if settings.workers > 1:
             supervise(settings)
+        start_tracing(NAME)
         service = build(settings)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-predictor: {error}")
@@ -87,6 +89,7 @@ def run_worker(number: int, inherited: Inherited) -> None:
     try:
         settings = read_settings(Settings)
         configure_logging(NAME, settings.log_level)
+        start_tracing(NAME)
         service = build(settings, number)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-predictor: worker {number}: {error}")

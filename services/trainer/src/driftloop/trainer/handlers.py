@@ -10,7 +10,7 @@ from driftloop.trainer.store import Store
 logger = logging.getLogger(__name__)
 
 
-def on_drift(store: Store, clock: Clock, event_id: str, event: DriftDetected) -> None:
+def on_drift(store: Store, clock: Clock, event_id: str, event: DriftDetected, traceparent: str | None = None) -> None:
     """A CRITICAL alarm of the champion asks for a retraining; a champion that is GOOD again takes its request back.
 
     Bad data take it back too: a unit error must not teach the model. The monitor alarms again when the data are well
@@ -23,7 +23,7 @@ def on_drift(store: Store, clock: Clock, event_id: str, event: DriftDetected) ->
         _withdraw(store, clock, event.model_name, f"nothing is learnt from bad data: {event.explanation}")
     elif event.change == "opened" and event.severity == "CRITICAL":
         since = event.changed_since or event.window_start
-        if store.open_request(event_id, event.model_name, event.model_version, since, clock()):
+        if store.open_request(event_id, traceparent, event.model_name, event.model_version, since, clock()):
             logger.info("a retraining was requested", extra={"model": event.model_name, "version": event.model_version})
         else:
             # What was proven by labels first is known of the inputs later: from when on all rows are new.

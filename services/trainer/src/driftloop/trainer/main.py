@@ -21,6 +21,7 @@ from driftloop.common.process import Service, run_service
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import DRIFT_EVENTS, MODEL_STATUS, TOPICS, Namespace
+from driftloop.common.tracing import start_tracing
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
 from driftloop.trainer.build import load_models, open_artifacts
@@ -38,6 +39,7 @@ def main() -> None:
     try:
         settings = read_settings(Settings)
         configure_logging(NAME, settings.log_level)
+        start_tracing(NAME)
         service = build(settings)
     except (SettingsError, ContractError, KeyFileError) as error:
         sys.exit(f"driftloop-trainer: {error}")
@@ -94,7 +96,7 @@ def _on_drift(connection: Connection, batch: Sequence[Delivery]) -> None:
     store = Store(connection)
     for one in batch:
         assert isinstance(one.event, DriftDetected)
-        handlers.on_drift(store, utc_now, one.envelope.id, one.event)
+        handlers.on_drift(store, utc_now, one.envelope.id, one.event, one.envelope.traceparent)
 
 
 def _on_status(connection: Connection, batch: Sequence[Delivery]) -> None:

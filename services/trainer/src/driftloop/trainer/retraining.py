@@ -21,6 +21,7 @@ from driftloop.common.events import ArtifactRef
 from driftloop.common.kafka.reader import ReadTimeout
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.registry import ArtifactError, Bundle, KnownAnswers
+from driftloop.common.tracing import Attributes, span
 from driftloop.trainer.domain.challenger import BaselineData, Challenger, ReferenceRows, challenge
 from driftloop.trainer.domain.dataset import divide, labels_wanted
 from driftloop.trainer.domain.stability import unstable
@@ -140,6 +141,14 @@ class RetrainingWorker:
         data = self._data(model, request)
         if data is None:
             return
+        said: Attributes = {
+            "driftloop.model.name": request.model_name,
+            "driftloop.model.version": request.model_version,
+        }
+        with span("retrain", "internal", request.traceparent, said):
+            self._train(model, request, data)
+
+    def _train(self, model: ModelData, request: Request, data: _Data) -> None:
         contract = model.contract
         self._wait(request, f"training on {len(data.labeled)} labelled rows and the baseline, then judging", {})
         with self._pool.connection() as connection:

@@ -34,6 +34,7 @@ class Request:
     opened_at: datetime
     attempts: int
     labels_before_next: int
+    traceparent: str | None = None
 
 
 class Store:
@@ -112,12 +113,14 @@ class Store:
 
     # --- requests
 
-    def open_request(self, event_id: str, model: str, version: int, changed_since: datetime, now: datetime) -> bool:
+    def open_request(
+        self, event_id: str, traceparent: str | None, model: str, version: int, since: datetime, now: datetime
+    ) -> bool:
         """Open a request unless this event opened one before or another of the model waits. Says whether it did."""
         opened = self._connection.execute(
-            "INSERT INTO requests (model_name, model_version, event_id, state, changed_since, opened_at) "
-            "VALUES (%s, %s, %s, 'waiting', %s, %s) ON CONFLICT DO NOTHING",
-            [model, version, event_id, changed_since, now],
+            "INSERT INTO requests (model_name, model_version, event_id, traceparent, state, changed_since, opened_at) "
+            "VALUES (%s, %s, %s, %s, 'waiting', %s, %s) ON CONFLICT DO NOTHING",
+            [model, version, event_id, traceparent, since, now],
         )
         return opened.rowcount == 1
 
@@ -132,7 +135,7 @@ class Store:
     def waiting_request(self, model: str, *, lock: bool = False) -> Request | None:
         """The model's request that waits, if there is one."""
         row = self._connection.execute(
-            "SELECT id, model_name, model_version, changed_since, opened_at, attempts, labels_before_next "
+            "SELECT id, model_name, model_version, changed_since, opened_at, attempts, labels_before_next, traceparent "
             "FROM requests WHERE model_name = %s AND state = 'waiting'" + (" FOR UPDATE" if lock else ""),
             [model],
         ).fetchone()

@@ -1,7 +1,7 @@
 """What was read on its way to the handlers: decoded, by partition, and halved where one record spoils the rest."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -79,6 +79,11 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 def deliveries(batch: Batch) -> dict[TopicPartition, list[Delivery]]:
     """The events of a batch."""
     return {place: [one for one in items if isinstance(one, Delivery)] for place, items in batch.items()}
+
+
+def traceparents(batch: Batch) -> Iterator[str | None]:
+    """The trace contexts of a batch's events."""
+    return (one.envelope.traceparent for items in batch.values() for one in items if isinstance(one, Delivery))
 
 
 def dead_letters(batch: Batch) -> list[DeadLetter]:

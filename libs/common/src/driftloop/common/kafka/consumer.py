@@ -35,6 +35,7 @@ from driftloop.common.kafka.batches import (
     halves,
     sequences,
     size,
+    traceparents,
     without_duplicates,
 )
 from driftloop.common.kafka.config import admin_part
@@ -44,6 +45,7 @@ from driftloop.common.kafka.records import Record
 from driftloop.common.postgres import offsets
 from driftloop.common.postgres.pool import Pool, is_permanent, is_transient
 from driftloop.common.topics import Topic
+from driftloop.common.tracing import consuming
 
 __all__ = ["ConsumerLoop", "ConsumerState", "Delivery", "Handler", "InvalidEvent", "NotYet", "Subscription"]
 
@@ -217,9 +219,11 @@ class ConsumerLoop:
     def _handle_all(self, batch: Batch) -> None:
         self._sent.clear()
         started = time.monotonic()
-        if not self._handle(batch, self._assignment.owned(batch)):
-            # What follows a part that was dropped must be read again after it, or the offset would jump.
-            self._reposition(batch)
+        topics = (self._subscriptions[topic].topic.name for topic, _number in batch)
+        with consuming(topics, self.name, size(batch), traceparents(batch)):
+            if not self._handle(batch, self._assignment.owned(batch)):
+                # What follows a part that was dropped must be read again after it, or the offset would jump.
+                self._reposition(batch)
         self.state.retrying = None
         seconds = time.monotonic() - started
         metrics.BATCH_SECONDS.labels(self.name).observe(seconds)

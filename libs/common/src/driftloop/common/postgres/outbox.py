@@ -24,6 +24,7 @@ from driftloop.common.events import type_name
 from driftloop.common.kafka.producer import DeliveryProducer, Fates, ProducerFull
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.topics import TOPICS, Namespace, partition_for
+from driftloop.common.tracing import created, current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ Emit = Callable[[Iterable[Outgoing]], None]
 def emit(connection: Connection, events: Iterable[Outgoing], shard: int = 0) -> None:
     """Write events into the outbox of this transaction.
 
+    Each is a span of its own in the trace of its `traceparent`, or else of what is being done.
     Call it after locking the row that an event tells of: then the order of ids is the order of that row's changes.
     """
     rows = [
@@ -61,7 +63,7 @@ def emit(connection: Connection, events: Iterable[Outgoing], shard: int = 0) -> 
             "event_type": "driftloop.Tombstone" if event.event is None else type_name(type(event.event)),
             "event_time": event.time,
             "value": None if (value := encode_event(event.event)) is None else value.decode(),
-            "traceparent": event.traceparent,
+            "traceparent": created(event.topic, event.id, event.traceparent or current_traceparent()),
         }
         for event in events
     ]
