@@ -5,9 +5,10 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 
-def ask(app: FastAPI, method: str, path: str, **request: Any) -> httpx.Response:
+def ask(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
     """The application's answer to one request."""
 
     async def send() -> httpx.Response:

@@ -1,7 +1,7 @@
 """Traces: a request's W3C context travels with every event that it causes; spans tell OpenTelemetry what was done.
 
-Off, which is the default, a context is a random number, and OpenTelemetry is not even imported. `start_tracing` turns
-it on by the standard variables; what uses spans is the same either way.
+Off, which is the default, a context is a random number, and OpenTelemetry's SDK is not even imported. `start_tracing`
+turns it on by the standard variables; what uses spans is the same either way.
 """
 
 import os

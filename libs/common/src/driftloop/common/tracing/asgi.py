@@ -1,4 +1,7 @@
-"""A span for each request that a service answers."""
+"""A span for each request that a service answers.
+
+Starlette's and FastAPI's own would also tell queries, clients' addresses and what an exception says.
+"""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
