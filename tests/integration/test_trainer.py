@@ -12,6 +12,7 @@ from driftloop.common.events import DriftDetected, ModelStatus, ModelUpdated
 from driftloop.common.keys import load_public_keys
 from driftloop.common.postgres.pool import Pool
 from driftloop.common.topics import DRIFT_EVENTS, MODEL_UPDATES
+from driftloop.common.tracing import span
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.challenger import BaselineData
@@ -20,6 +21,7 @@ from driftloop.trainer.retraining import Artifacts
 from driftloop.trainer.serving import highest_published, revision_of
 from driftloop.trainer.store import Store
 from tests.support.asgi import ask
+from tests.support.collector import recording
 from tests.support.house import House
 from tests.support.models import shipped
 from tests.support.paths import MODELS
@@ -29,6 +31,7 @@ from tests.support.waiting import wait_until
 LOAN = shipped("loan", trees=5)
 BASELINE = BaselineData.of(LOAN.contract, LOAN.values, LOAN.labels)
 NAME = LOAN.contract.name
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def artifacts_of(house: House) -> Artifacts:
@@ -70,9 +73,9 @@ def alarm(
     )  # fmt: skip
 
 
-def drift(pool: Pool, event: DriftDetected, event_id: str = "drift:1") -> None:
+def drift(pool: Pool, event: DriftDetected, event_id: str = "drift:1", traceparent: str | None = None) -> None:
     with pool.connection() as connection:
-        handlers.on_drift(Store(connection), lambda: START, event_id, event)
+        handlers.on_drift(Store(connection), lambda: START, event_id, event, traceparent)
 
 
 def requests(pool: Pool) -> list[dict[str, object]]:
@@ -144,6 +147,28 @@ def test_a_cleared_alarm_takes_the_request_back(house: House, pool: Pool) -> Non
     drift(pool, alarm(change="cleared", verdict="GOOD"), "drift:2")
     (request,) = requests(pool)
     assert request["state"] == "withdrawn"
+
+
+def test_the_trace_of_an_alarm_is_kept_for_its_retraining(house: House, pool: Pool) -> None:
+    first(house, pool)
+    drift(pool, alarm(), traceparent=TRACE)
+    with pool.connection() as connection:
+        request = Store(connection).waiting_request(NAME)
+    assert request is not None
+    assert request.traceparent == TRACE
+
+
+def test_a_promotion_is_published_in_the_trace_of_what_led_to_it(house: House, pool: Pool) -> None:
+    with recording() as spans, span("retrain", "internal", TRACE, {}):
+        first(house, pool)
+    created, retraining = spans.get_finished_spans()
+    assert created.name == "create model-updates"
+    assert created.parent is not None
+    assert retraining.context is not None
+    assert created.parent.span_id == retraining.context.span_id
+    with pool.connection() as connection:
+        (published,) = connection.execute("SELECT traceparent FROM outbox").fetchall()
+    assert published[0][:36] == TRACE[:36]
 
 
 # --- replicas and the API

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -26,8 +25,9 @@ from driftloop.common.tracing import (
     start_tracing,
 )
 from driftloop.common.tracing.asgi import traced
-from driftloop.common.tracing.exporting import MAX_LINKS, OtelTracer
+from driftloop.common.tracing.exporting import MAX_LINKS
 from tests.support.asgi import ask
+from tests.support.collector import recording
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SAMPLED = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -36,13 +36,10 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 @pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+def exported() -> Iterator[InMemorySpanExporter]:
     """What is sent while tracing is on."""
-    provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(tracing, "_tracer", OtelTracer(provider))
-    yield exporter
-    provider.shutdown()
+    with recording() as found:
+        yield found
 
 
 def only(exporter: InMemorySpanExporter) -> ReadableSpan:

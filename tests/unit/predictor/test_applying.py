@@ -14,7 +14,10 @@ from driftloop.predictor.domain.revisions import Revisions
 from driftloop.predictor.handlers import apply_newest
 from driftloop.predictor.serving import Replica
 from tests.support.artifacts import small_bundle
+from tests.support.collector import recording
 from tests.unit.predictor.builders import DIABETES, NOW, artifact, serving, state
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def load(served: ServedVersion) -> LoadedModel:
@@ -51,6 +54,23 @@ def test_the_newest_revision_serves() -> None:
     assert apply(found, offered(2, 3))
     assert found.serving is not None
     assert (found.serving.revision, found.serving.champion.model.version) == (3, 3)
+
+
+def test_a_revision_is_applied_in_the_trace_in_which_it_came() -> None:
+    revisions = offered()
+    revisions.offer(state(2), TRACE)
+    revisions.offer(state(3), "no context")
+    with recording() as spans:
+        apply(replica(), revisions, failing(UnusableModel("opset", "23 is too new")))
+    refused, tried = spans.get_finished_spans()
+    assert refused.parent is None
+    assert tried.parent is not None
+    assert f"{tried.parent.trace_id:032x}" in TRACE
+    assert tried.attributes == {
+        "driftloop.model.name": "diabetes",
+        "driftloop.model.revision": 2,
+        "error.type": "UnusableModel",
+    }
 
 
 def test_with_nothing_new_there_is_nothing_to_report() -> None:
