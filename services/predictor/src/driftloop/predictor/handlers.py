@@ -19,8 +19,8 @@ from driftloop.common.envelope import Outgoing
 from driftloop.common.events import ArtifactRef, ModelUpdated, PredictionMade, ServedVersion, ShadowScore
 from driftloop.common.registry import ArtifactError
 from driftloop.common.rows import Row, RowValidator, canonical_score, canonical_scores
-from driftloop.common.topics import PREDICTIONS
-from driftloop.common.tracing import Attributes, producing, span
+from driftloop.common.topics import MODEL_UPDATES, PREDICTIONS
+from driftloop.common.tracing import Attributes, messaging, producing, span
 from driftloop.predictor.domain.identity import new_prediction_ids
 from driftloop.predictor.domain.model import LoadedModel, UnusableModel
 from driftloop.predictor.domain.revisions import Revisions
@@ -192,7 +192,7 @@ def apply_newest(replica: Replica, revisions: Revisions, load: Load, clock: Cloc
     while (state := revisions.next(time.monotonic())) is not None:
         changed = True
         try:
-            with span("apply revision", "consumer", revisions.cause(state.revision), _said(state)):
+            with span(f"process {MODEL_UPDATES.name}", "consumer", revisions.cause(state.revision), _said(state)):
                 serving = _prepare(replica.serving, state, load, clock)
         except ArtifactError as error:
             _refuse(replica, revisions, Refusal(state.revision, error.reason, str(error)), error.transient)
@@ -209,7 +209,8 @@ def apply_newest(replica: Replica, revisions: Revisions, load: Load, clock: Cloc
 
 
 def _said(state: ModelUpdated) -> Attributes:
-    return {"driftloop.model.name": state.model_name, "driftloop.model.revision": state.revision}
+    said = messaging("process", MODEL_UPDATES.name)
+    return said | {"driftloop.model.name": state.model_name, "driftloop.model.revision": state.revision}
 
 
 def _prepare(current: Serving | None, state: ModelUpdated, load: Load, clock: Clock) -> Serving:

@@ -139,7 +139,7 @@ def consuming(
     if _tracer is None:
         return nullcontext()
     names, causes = sorted(set(topics)), list(dict.fromkeys(contexts))
-    attributes: dict[str, str | int] = _messaging("process", names[0] if len(names) == 1 else None)
+    attributes: dict[str, str | int] = messaging("process", names[0] if len(names) == 1 else None)
     attributes |= {"messaging.consumer.group.name": group, "messaging.batch.message_count": count}
     parent = causes[0] if len(causes) == 1 else None
     return within(_tracer.start(" ".join(["process", *names]), "consumer", parent, attributes, causes))
@@ -153,7 +153,7 @@ def producing(topic: str, ids: Sequence[str], parents: Sequence[str | None]) -> 
     if _tracer is None:
         own = [child_traceparent(parent) for parent in parents]
         return nullcontext(own if len(own) == len(ids) else own * len(ids))
-    said = _messaging("send", topic)
+    said = messaging("send", topic)
     if len(parents) < len(ids):
         (parent,) = parents
         many = said | {"messaging.batch.message_count": len(ids)}
@@ -170,13 +170,14 @@ def created(topic: str, id_: str, parent: str | None) -> str:
     """The context of an event that is written down now and sent later."""
     if _tracer is None:
         return child_traceparent(parent)
-    attributes = _messaging("create", topic) | {"messaging.message.id": id_}
+    attributes = messaging("create", topic) | {"messaging.message.id": id_}
     made = _tracer.start(f"create {topic}", "producer", parent, attributes)
     made.end()
     return made.traceparent
 
 
-def _messaging(operation: str, topic: str | None) -> dict[str, str | int]:
+def messaging(operation: str, topic: str | None) -> dict[str, str | int]:
+    """What every span of messages says; `topic` by its logical name, None where there are several."""
     said: dict[str, str | int] = {
         "messaging.system": "kafka", "messaging.operation.name": operation, "messaging.operation.type": operation,
     }  # fmt: skip
