@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -163,6 +164,7 @@ def test_the_rows_of_a_batch_have_ids_of_their_own_that_a_retry_has_again(diabet
     assert len(set(ids)) == 2
 
 
-def test_a_key_that_no_header_should_hold_is_refused(diabetes: Running) -> None:
-    answer = diabetes.client.post("/v1/predict", json=ROW, headers={"Idempotency-Key": "x" * 256})
+@pytest.mark.parametrize(("path", "body"), [("/v1/predict", ROW), ("/v1/predict/batch", {"rows": [ROW]})])
+def test_a_key_that_no_header_should_hold_is_refused(diabetes: Running, path: str, body: dict[str, Any]) -> None:
+    answer = diabetes.client.post(path, json=body, headers={"Idempotency-Key": "x" * 256})
     assert answer.status_code == 422

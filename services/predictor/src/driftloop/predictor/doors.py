@@ -3,7 +3,6 @@
 A framework's routing costs as much as predicting; so these are answered before it.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from driftloop.common.conformal import prediction_set
 from driftloop.common.events import Variant
 from driftloop.common.http import PROBLEM_JSON, field_problem, problem_members
 from driftloop.common.rows import FieldError, InvalidRow
+from driftloop.predictor.batches import Failure, answer_rows
 from driftloop.predictor.body import PATIENT_ID, InvalidBody, read_body, read_rows, take_patient_id
 from driftloop.predictor.domain.identity import pseudonym, repeated_prediction_id
 from driftloop.predictor.handlers import Answered, Asked, NoProbability, Predictor
@@ -27,8 +27,6 @@ from driftloop.predictor.openapi import answer_name
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER = (b"retry-after", b"1")
-# Rows of a batch between which other requests have their turn.
-CHUNK_ROWS = 100
 KEY_CHARACTERS = 255
 _JSON = (b"content-type", b"application/json")
 _PROBLEM_JSON = (b"content-type", PROBLEM_JSON.encode())
@@ -161,10 +159,8 @@ def full_door(predictor: Predictor, ids: "Identities") -> Door:
     encoder = msgspec.json.Encoder()
 
     async def answer(call: Call) -> Answer:
-        fields = read_body(call.body)
-        subject = ids.subject(fields)
-        features = predictor.validator.canonicalise(fields)
-        answered = await predictor.predict(Asked(features, subject, ids.repeated(call)), call.traceparent)
+        asked = ask(predictor, ids, call, read_body(call.body))
+        answered = await predictor.predict(asked, call.traceparent)
         return Answer(200, [_JSON], encoder.encode(said(answered)))
 
     return answer
@@ -176,13 +172,31 @@ def batch_door(predictor: Predictor, ids: "Identities", max_rows: int) -> Door:
 
     async def answer(call: Call) -> Answer:
         rows = read_rows(call.body, max_rows)
-        batch = _Batch(predictor, ids, call, rows)
-        results = await batch.answer()
-        if batch.unavailable is not None and not batch.kept:
-            raise batch.unavailable
+        # A key that is none refuses all rows, and not each.
+        ids.repeated(call)
+
+        def asked(row: int) -> Asked:
+            fields = rows[row]
+            if not isinstance(fields, dict):
+                raise InvalidBody("value_error", "a row must be an object")
+            return ask(predictor, ids, call, fields, row)
+
+        outcomes = await answer_rows(predictor, predictor.serving(), len(rows), asked, call.traceparent)
+        unavailable = next((one for one in outcomes if isinstance(one, Unavailable)), None)
+        if unavailable is not None and not any(isinstance(one, Answered) for one in outcomes):
+            raise unavailable
+        results = [
+            said(one) if isinstance(one, Answered) else RowRefused(_details(refusal_of(one))) for one in outcomes
+        ]
         return Answer(200, [_JSON], encoder.encode({"results": results}))
 
     return answer
+
+
+def ask(predictor: Predictor, ids: "Identities", call: Call, fields: dict[str, Any], row: int = 0) -> Asked:
+    """What is asked for a request's row, whose fields may name a patient. Raises InvalidRow, InvalidBody."""
+    subject = ids.subject(fields)
+    return Asked(predictor.validator.canonicalise(fields), subject, ids.repeated(call, row))
 
 
 class Identities:
@@ -207,71 +221,6 @@ class Identities:
                 "idempotency_key", f"Idempotency-Key must have 1 to {KEY_CHARACTERS} printable characters"
             )
         return repeated_prediction_id(self._repeat_key, call.caller, key, row)
-
-
-class _Batch:
-    """One batch on its way: rows that are refused keep their place."""
-
-    def __init__(self, predictor: Predictor, ids: Identities, call: Call, rows: Sequence[object]) -> None:
-        self._predictor = predictor
-        self._ids = ids
-        self._call = call
-        self._rows = rows
-        self.unavailable: Unavailable | None = None
-        self.kept = 0
-        self._results: list[Prediction | RowRefused] = []
-
-    async def answer(self) -> list[Prediction | RowRefused]:
-        """A prediction or an error for each row, in order. Raises Unavailable where no model is loaded."""
-        serving = self._predictor.serving()
-        keeping = []
-        for start in range(0, len(self._rows), CHUNK_ROWS):
-            asked: list[Asked] = []
-            places: list[int] = []
-            for place in range(start, min(start + CHUNK_ROWS, len(self._rows))):
-                self._take(place, asked, places)
-            answered = self._predictor.infer(serving, asked)
-            keeping.append(asyncio.ensure_future(self._keep(answered, places)))
-            # Others have their turn, and what is there goes out.
-            await asyncio.sleep(0)
-        await asyncio.gather(*keeping)
-        return self._results
-
-    def _take(self, place: int, asked: list[Asked], places: list[int]) -> None:
-        row = self._rows[place]
-        try:
-            if not isinstance(row, dict):
-                raise InvalidBody("value_error", "a row must be an object")
-            subject = self._ids.subject(row)
-            features = self._predictor.validator.canonicalise(row)
-        except (InvalidRow, InvalidBody) as invalid:
-            self._results.append(RowRefused(_details(refusal_of(invalid))))
-            return
-        self._results.append(_PENDING)
-        places.append(place)
-        asked.append(Asked(features, subject, self._ids.repeated(self._call, place)))
-
-    async def _keep(self, answered: Sequence[Answered | None], places: Sequence[int]) -> None:
-        there = [(place, one) for place, one in zip(places, answered, strict=True) if one is not None]
-        failed = {place for place, one in zip(places, answered, strict=True) if one is None}
-        for place in failed:
-            self._results[place] = RowRefused(_details(refusal_of(NoProbability())))
-        if not there:
-            return
-        try:
-            await self._predictor.keep([one for _place, one in there], self._call.traceparent)
-        except Unavailable as unavailable:
-            self.unavailable = unavailable
-            error = RowRefused(_details(refusal_of(unavailable)))
-            for place, _one in there:
-                self._results[place] = error
-            return
-        self.kept += len(there)
-        for place, one in there:
-            self._results[place] = said(one)
-
-
-_PENDING = RowRefused({})
 
 
 def said(answered: Answered) -> Prediction:
@@ -328,7 +277,7 @@ def guarded(predictor: Predictor, door: Door, refuse: Refuse) -> Door:
     return answer
 
 
-def refusal_of(error: InvalidRow | InvalidBody | Unavailable | NoProbability) -> Refusal:
+def refusal_of(error: Failure) -> Refusal:
     """What a client is told of an error."""
     if isinstance(error, InvalidRow):
         fields = [_field(one) for one in error.errors]

@@ -40,6 +40,9 @@ Load = Callable[[ServedVersion], LoadedModel]
 class NoProbability(RuntimeError):
     """A model that had given its known answers gave no probability for a row."""
 
+    def __init__(self, model: str) -> None:
+        super().__init__(f"model {model!r} gave no probability for a row")
+
 
 class Asked(NamedTuple):
     """One row of a request: canonical features, whose they are (a pseudonym), and its id where a retry has the same."""
@@ -78,7 +81,7 @@ class Predictor:
         """Answer one row; returns when the inference is durable. Raises Unavailable, NoProbability."""
         answered = await self._turns.join((asked, traceparent))
         if answered is None:
-            raise NoProbability(f"model {self.contract.name!r} gave no probability for a row")
+            raise NoProbability(self.contract.name)
         return answered
 
     @cached_property
