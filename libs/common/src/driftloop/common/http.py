@@ -38,22 +38,25 @@ logger = logging.getLogger(__name__)
 class BodyLimit:
     """ASGI middleware: refuses a request's body above `max_bytes` with 413, whatever its headers claim.
 
-    `by_path` has the paths whose limit is another one.
+    `limit_of` gives the paths whose limit is another one theirs, and all others None.
     The application gets the body whole, in one message. A client that has already begun to send too much is heard out,
     within bounds, or it would lose the answer to a connection reset.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, by_path: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, limit_of: Callable[[str], int | None] = lambda _path: None
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._by_path = dict(by_path or {})
+        self._limit_of = limit_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body up to the limit before the application sees the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._by_path.get(scope.get("path", ""), self._max_bytes)
+        found = self._limit_of(scope.get("path", ""))
+        limit = self._max_bytes if found is None else found
         try:
             body = await _body(dict(scope["headers"]), receive, limit)
         except ClientDisconnect:

@@ -15,10 +15,13 @@ from driftloop.common.access.checking import Access
 from driftloop.common.access.guard import Guard
 from driftloop.common.access.rate import RateLimit
 from driftloop.common.http import BodyLimit, problem_details
+from driftloop.predictor import open_inference
 from driftloop.predictor.doors import (
     RETRY_AFTER,
     Doors,
     Identities,
+    Refusal,
+    as_response,
     bare_door,
     batch_door,
     compatible,
@@ -27,6 +30,8 @@ from driftloop.predictor.doors import (
     problem,
 )
 from driftloop.predictor.handlers import Predictor
+from driftloop.predictor.open_inference.door import protocol_error
+from driftloop.predictor.open_inference.routes import protocol_routes
 from driftloop.predictor.openapi import document
 from driftloop.predictor.serving import Replica
 
@@ -42,6 +47,10 @@ class Limits:
     body_bytes: int = 64 * 1024
     batch_bytes: int = 4 * 1024 * 1024
     batch_rows: int = 1000
+
+    def of_path(self, path: str) -> int | None:
+        """How large the body of a request that may have many rows may be; None where it has one."""
+        return self.batch_bytes if path == BATCH_PATH or open_inference.infers(path) else None
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,19 @@ def create_app(
     admission: Admission,
 ) -> ASGIApp:
     """The application; its lifespan opens the inference log on the server's loop."""
+    app = _framework(predictor, limits)
+    app.router.routes.extend(protocol_routes(predictor, identities, limits.batch_rows))
+    bare = guarded(predictor, bare_door(predictor, identities), compatible)
+    full = guarded(predictor, full_door(predictor, identities), problem)
+    batch = guarded(predictor, batch_door(predictor, identities, limits.batch_rows), problem)
+    doors = Doors(app, {"/predict": bare, "/v1/predict": full, BATCH_PATH: batch})
+    bounded = BodyLimit(doors, limits.body_bytes, limits.of_path)
+    open_routes = COMPATIBLE if admission.compat_anonymous else ()
+    return Guard(bounded, admission.access, "predict", admission.limit, open_routes)
+
+
+def _framework(predictor: Predictor, limits: Limits) -> FastAPI:
+    """The routes that nobody asks all day."""
     title = f"{predictor.contract.name.title()} Prediction API"
 
     @asynccontextmanager
@@ -91,8 +113,9 @@ def create_app(
     app.openapi = lambda: description  # type: ignore[method-assign]
 
     @app.exception_handler(HTTPException)
-    async def unknown(_request: Request, error: HTTPException) -> Response:
-        return problem_details(error.status_code, error.detail, headers=[*_raw(error.headers)])
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        refuse = protocol_error if open_inference.speaks(request.scope["path"]) else problem
+        return as_response(refuse(Refusal(error.status_code, error.detail, headers=[*_raw(error.headers)])))
 
     @app.api_route("/", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
@@ -105,13 +128,7 @@ def create_app(
             return problem_details(503, "no model is loaded yet: try again later", headers=[RETRY_AFTER])
         return Response(msgspec.json.encode(served), media_type="application/json")
 
-    bare = guarded(predictor, bare_door(predictor, identities), compatible)
-    full = guarded(predictor, full_door(predictor, identities), problem)
-    batch = guarded(predictor, batch_door(predictor, identities, limits.batch_rows), problem)
-    doors = Doors(app, {"/predict": bare, "/v1/predict": full, BATCH_PATH: batch})
-    bounded = BodyLimit(doors, limits.body_bytes, {BATCH_PATH: limits.batch_bytes})
-    open_routes = COMPATIBLE if admission.compat_anonymous else ()
-    return Guard(bounded, admission.access, "predict", admission.limit, open_routes)
+    return app
 
 
 def _raw(headers: Mapping[str, str] | None) -> Iterator[tuple[bytes, bytes]]:

@@ -15,7 +15,7 @@ ROWS = "rows"
 
 
 class InvalidBody(ValueError):
-    """A body is no JSON object in UTF-8. `kind` is a code for the sender; the text holds nothing of the body."""
+    """A body is no JSON object in UTF-8. `kind` is a code for the sender; the text holds no value of the body."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -24,27 +24,28 @@ class InvalidBody(ValueError):
 
 def read_body(body: bytes) -> dict[str, Any]:
     """The fields of a body. Raises InvalidBody, or InvalidRow where a field is given twice."""
-    fields = _decode(body)
+    fields = read_object(body)
     # As many colons as fields: no field was given twice. More may be in texts, and need a closer look.
     if body.count(b":") != len(fields):
-        _check_given_once(body)
+        check_given_once(body)
     return fields
 
 
 def read_rows(body: bytes, max_rows: int) -> list[Any]:
     """The rows of a batch's body, `{"rows": [{…}, …]}`; each may be anything. Raises InvalidBody, InvalidRow."""
-    fields = _decode(body)
+    fields = read_object(body)
     rows = fields.get(ROWS)
     if len(fields) != 1 or not isinstance(rows, list):
         raise InvalidBody("value_error", 'send {"rows": [{…}, …]}, and nothing beside')
     if not 1 <= len(rows) <= max_rows:
         raise InvalidBody("value_error", f"{len(rows)} rows: send 1 to {max_rows} of them, and more in several batches")
     if body.count(b":") != 1 + sum(len(row) for row in rows if isinstance(row, dict)):
-        _check_given_once(body)
+        check_given_once(body)
     return rows
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def read_object(body: bytes) -> dict[str, Any]:
+    """The members of one JSON object, whatever they are; a name's last one counts. Raises InvalidBody."""
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -70,7 +71,7 @@ def take_patient_id(fields: dict[str, Any]) -> str | None:
     return patient_id
 
 
-def _check_given_once(body: bytes) -> None:
+def check_given_once(body: bytes) -> None:
     """Raises InvalidRow where an object has a name twice: which value is meant, nobody can tell."""
     twice: set[str] = set()
 

@@ -6,9 +6,10 @@ A framework's routing costs as much as predicting; so these are answered before 
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from driftloop.common import metrics
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER = (b"retry-after", b"1")
 KEY_CHARACTERS = 255
-_JSON = (b"content-type", b"application/json")
+JSON = (b"content-type", b"application/json")
 _PROBLEM_JSON = (b"content-type", PROBLEM_JSON.encode())
 
 Header = tuple[bytes, bytes]
@@ -52,6 +53,8 @@ class Answer(NamedTuple):
 
 
 Door = Callable[[Call], Awaitable[Answer]]
+# What a door may take instead of a call.
+C = TypeVar("C")
 
 
 class Refusal(NamedTuple):
@@ -64,6 +67,14 @@ class Refusal(NamedTuple):
 
 
 Refuse = Callable[[Refusal], Answer]
+
+
+class Refused(Exception):
+    """A request is refused for what no other door refuses."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.refusal = Refusal(status, detail)
 
 
 class PredictionSet(msgspec.Struct, frozen=True):
@@ -126,6 +137,13 @@ async def send_answer(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
+def as_response(answer: Answer) -> Response:
+    """An answer, as the framework sends it."""
+    response = Response(answer.body, answer.status)
+    response.raw_headers.extend(answer.headers)
+    return response
+
+
 def call_of(scope: Scope, body: bytes) -> Call:
     """What a door needs of a request."""
     traceparent = key = None
@@ -148,7 +166,7 @@ def bare_door(predictor: Predictor, ids: "Identities") -> Door:
     async def answer(call: Call) -> Answer:
         features = predictor.validator.canonicalise(read_body(call.body))
         made, plan = await predictor.predict(Asked(features, None, ids.repeated(call)), call.traceparent)
-        headers = [_JSON, (b"x-prediction-id", made.prediction_id.encode()), *plan.headers]
+        headers = [JSON, (b"x-prediction-id", made.prediction_id.encode()), *plan.headers]
         return Answer(200, headers, bodies[made.prediction])
 
     return answer
@@ -161,7 +179,7 @@ def full_door(predictor: Predictor, ids: "Identities") -> Door:
     async def answer(call: Call) -> Answer:
         asked = ask(predictor, ids, call, read_body(call.body))
         answered = await predictor.predict(asked, call.traceparent)
-        return Answer(200, [_JSON], encoder.encode(said(answered)))
+        return Answer(200, [JSON], encoder.encode(said(answered)))
 
     return answer
 
@@ -188,7 +206,7 @@ def batch_door(predictor: Predictor, ids: "Identities", max_rows: int) -> Door:
         results = [
             said(one) if isinstance(one, Answered) else RowRefused(_details(refusal_of(one))) for one in outcomes
         ]
-        return Answer(200, [_JSON], encoder.encode({"results": results}))
+        return Answer(200, [JSON], encoder.encode({"results": results}))
 
     return answer
 
@@ -247,7 +265,9 @@ def said(answered: Answered) -> Prediction:
 # --- what goes wrong
 
 
-def guarded(predictor: Predictor, door: Door, refuse: Refuse) -> Door:
+def guarded(
+    predictor: Predictor, door: Callable[[C], Awaitable[Answer]], refuse: Refuse
+) -> Callable[[C], Awaitable[Answer]]:
     """The door with its counts, and with an answer for every way in which it can fail."""
     replica = predictor.replica
     seconds = metrics.PREDICTION_SECONDS.labels(replica.model)
@@ -255,13 +275,16 @@ def guarded(predictor: Predictor, door: Door, refuse: Refuse) -> Door:
     def count(result: str) -> None:
         metrics.PREDICTIONS.labels(replica.model, str(replica.version), result).inc()
 
-    async def answer(call: Call) -> Answer:
+    async def answer(call: C) -> Answer:
         started = time.perf_counter()
         try:
             found = await door(call)
         except (InvalidRow, InvalidBody) as invalid:
             count("invalid")
             return refuse(refusal_of(invalid))
+        except Refused as refused:
+            count("invalid")
+            return refuse(refused.refusal)
         except Unavailable as unavailable:
             count("unavailable")
             seconds.observe(time.perf_counter() - started)
@@ -292,7 +315,7 @@ def refusal_of(error: Failure) -> Refusal:
 def compatible(refusal: Refusal) -> Answer:
     """An error as the replaced service's framework says it: `detail` is a sentence, or a list of fields."""
     body = msgspec.json.encode({"detail": refusal.fields or refusal.detail})
-    return Answer(refusal.status, [_JSON, *refusal.headers], body)
+    return Answer(refusal.status, [JSON, *refusal.headers], body)
 
 
 def problem(refusal: Refusal) -> Answer:

@@ -1,9 +1,11 @@
 """What this replica serves: one immutable value, swapped whole, so that a request sees one model from start to end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+
+import msgspec
 
 from driftloop.common.clock import Clock
 from driftloop.common.events import ArtifactRef, ModelStatus, ModelUpdated, Variant
@@ -64,6 +66,11 @@ class Serving:
     def loaded(self) -> tuple[LoadedModel, ...]:
         """Every version: each scores every row."""
         return tuple(model for _artifact, model in self.models.values())
+
+    @cached_property
+    def pinned(self) -> "Serving":
+        """The same for who asks for the champion: it answers all, and the canary is only heard."""
+        return replace(self, state=msgspec.structs.replace(self.state, canary=None))
 
     def plan(self, key: bytes, unit: str) -> Plan:
         """What is done for a patient, or for a prediction of nobody: the same as long as it can be."""
