@@ -33,6 +33,10 @@ ROUTES = [
     ("POST", "/predict"),
     ("POST", "/v1/predict"),
     ("POST", "/v1/predict/batch"),
+    ("GET", "/v2"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/models/diabetes"),
+    ("POST", "/v2/models/diabetes/infer"),
 ]
 Make = Callable[..., Running]
 
