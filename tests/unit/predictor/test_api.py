@@ -345,4 +345,13 @@ def test_the_description_has_every_door(diabetes: Running) -> None:
         "/v1/predict",
         "/v1/predict/batch",
         "/v1/model",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{model}",
+        "/v2/models/{model}/ready",
+        "/v2/models/{model}/infer",
+        "/v2/models/{model}/versions/{version}",
+        "/v2/models/{model}/versions/{version}/ready",
+        "/v2/models/{model}/versions/{version}/infer",
     }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from prometheus_client import REGISTRY
 
 from driftloop.common.contract import Contract
@@ -543,3 +544,60 @@ def test_each_request_is_counted_by_its_result(diabetes: Running, result: str, s
     before = counted(result)
     infer(diabetes, columns(sent), path)
     assert counted(result) == before + 1
+
+
+# --- the documentation
+
+
+def described(found: Running, method: str, path: str, answer: httpx.Response) -> None:
+    """Check an answer against what the document says of it."""
+    document = found.client.get("/openapi.json").json()
+    media_type = answer.headers["content-type"]
+    response = document["paths"][path][method]["responses"][str(answer.status_code)]
+    schema = response["content"][media_type]["schema"] | {"components": document["components"]}
+    if media_type.endswith("json"):
+        Draft202012Validator(schema).validate(answer.json())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/health/live",
+        "/health/ready",
+        "/models/{model}",
+        "/models/{model}/ready",
+        "/models/{model}/versions/{version}",
+    ],
+)
+@pytest.mark.parametrize(("model", "loaded"), [("diabetes", True), ("diabetes", False), ("other", True)])
+def test_what_is_asked_is_answered_as_it_is_described(diabetes: Running, path: str, model: str, loaded: bool) -> None:
+    if not loaded:
+        diabetes.replica.serving = None
+    answer = diabetes.client.get("/v2" + path.format(model=model, version=1))
+    described(diabetes, "get", "/v2" + path, answer)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"inputs": columns(rows())}, 200),
+        ({"inputs": columns(rows()), "parameters": {"binary_data_output": True}}, 200),
+        ({"inputs": []}, 400),
+        ({"inputs": columns(rows(BMI=[0]))}, 500),
+    ],
+)
+def test_an_inference_is_answered_as_it_is_described(diabetes: Running, sent: dict[str, Any], status: int) -> None:
+    answer = diabetes.client.post(INFER, json=sent)
+    assert answer.status_code == status
+    described(diabetes, "post", "/v2/models/{model}/infer", answer)
+
+
+@pytest.mark.parametrize("contract", [DIABETES, LOAN])
+def test_the_examples_are_accepted_and_are_as_they_are_described(contract: Contract) -> None:
+    with running(contract) as found:
+        post = found.client.get("/openapi.json").json()["paths"]["/v2/models/{model}/infer"]["post"]
+        content = post["requestBody"]["content"]["application/json"]
+        for example in content["examples"].values():
+            Draft202012Validator(content["schema"]).validate(example["value"])
+            read(found.client.post(f"/v2/models/{contract.name}/infer", json=example["value"]))

@@ -23,7 +23,7 @@ from driftloop.predictor.body import PATIENT_ID, InvalidBody, read_body, read_ro
 from driftloop.predictor.domain.identity import pseudonym, repeated_prediction_id
 from driftloop.predictor.handlers import Answered, Asked, NoProbability, Predictor
 from driftloop.predictor.inference_log import Unavailable
-from driftloop.predictor.openapi import answer_name
+from driftloop.predictor.schema import answer_name
 
 logger = logging.getLogger(__name__)
 

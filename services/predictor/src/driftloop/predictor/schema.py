@@ -17,6 +17,11 @@ def row_schema(contract: Contract) -> dict[str, Any]:
     }
 
 
+def answer_name(contract: Contract) -> str:
+    """What the decision is called in the answer of `/predict`."""
+    return contract.target.title or contract.target.name
+
+
 def example_row(contract: Contract) -> dict[str, str | int | float]:
     """A row that the contract accepts."""
     return {feature.name: _example(feature) for feature in contract.features}
