@@ -70,7 +70,7 @@ Refuse = Callable[[Refusal], Answer]
 
 
 class Refused(Exception):
-    """A request is refused for what no other door refuses."""
+    """A request that a door refuses with a status of its own choice."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
