@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from driftloop.common.envelope import Outgoing, encode_event
-from driftloop.common.kafka.producer import OnDelivery, ProducerFull
+from driftloop.common.kafka.producer import OnDelivery, ProducerFailed, ProducerFull
 from driftloop.common.kafka.publisher import Stamped
 
 
@@ -52,6 +53,14 @@ class MemoryLog:
         else:
             on_delivery(self.failure)
             self.on_batch()
+
+    def send_all(self, records: Sequence[Stamped], on_delivery: Callable[[int, object], None]) -> None:
+        """Take records, and tell at once which are not taken."""
+        for place, record in enumerate(records):
+            try:
+                self.send(record, partial(on_delivery, place))
+            except (ProducerFull, ProducerFailed, KafkaException) as error:
+                on_delivery(place, error)
 
     def speak(self) -> None:
         """Tell the fates of what was taken in silence."""

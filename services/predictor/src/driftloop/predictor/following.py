@@ -1,6 +1,7 @@
 """Follows `model-updates` from its beginning, in no group: every replica reads all of it."""
 
 import logging
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ POLL_SECONDS = 0.2
 RETRY_SECONDS = 1.0
 BATCH = 100
 METADATA_SECONDS = 5.0
+SPREAD_SECONDS = 0.1
 
 
 class RefusedRecord(ValueError):
@@ -87,6 +89,9 @@ class ModelFollower:
                     continue
                 # Only now: what serves is decided by the whole topic, not by its first half.
                 at_last = self.replica.unread is not None
+                if first is not None and not at_last:
+                    # Replicas that share a machine, or an artifact store, do not all load at the same moment.
+                    stop.wait(random.uniform(0, SPREAD_SECONDS))
                 if apply_newest(self.replica, revisions, self.load, self.clock) or at_last:
                     self.replica.unread = None
                     self.changed()

@@ -15,11 +15,9 @@ from functools import partial
 from itertools import takewhile
 from typing import Protocol
 
-from confluent_kafka import KafkaException
-
 from driftloop.common import metrics
 from driftloop.common.envelope import Outgoing
-from driftloop.common.kafka.producer import OnDelivery, ProducerFailed, ProducerFull
+from driftloop.common.kafka.producer import OnDelivery
 from driftloop.common.kafka.publisher import Stamped
 from driftloop.common.logs import Sparing
 from driftloop.predictor.spool import Spool, SpooledRecord, SpoolFailed
@@ -48,6 +46,10 @@ class Log(Protocol):
 
     def send(self, stamped: Stamped, on_delivery: OnDelivery) -> None:
         """Hand a record over. Raises ProducerFull, ProducerFailed, KafkaException; then it is not sent."""
+        ...
+
+    def send_all(self, records: Sequence[Stamped], on_delivery: Callable[[int, object], None]) -> None:
+        """Hand records over; each one's fate, told with its place among them, is also that it was not taken."""
         ...
 
 
@@ -179,7 +181,9 @@ class InferenceLog:
         waiting = Waiting(self._log.stamp(events), loop.create_future(), time.monotonic())
         if direct:
             self._waiting[waiting] = None
-            self._send(waiting)
+            self._log.send_all(waiting.records, partial(self._deliver, waiting))
+            # Of what was not taken nobody else tells the loop.
+            self._resolve()
         else:
             waiting.fates = [False] * len(events)
             self._give_up(waiting)
@@ -188,14 +192,6 @@ class InferenceLog:
     def _refuse(self, events: Sequence[Outgoing], reason: str) -> Unavailable:
         metrics.INFERENCES_REJECTED.inc(len(events))
         return Unavailable(reason)
-
-    def _send(self, waiting: Waiting) -> None:
-        for index, record in enumerate(waiting.records):
-            try:
-                self._log.send(record, partial(self._deliver, waiting, index))
-            except (ProducerFull, ProducerFailed, KafkaException) as error:
-                self._deliver(waiting, index, error)
-                self._resolve()
 
     def _give_up(self, waiting: Waiting) -> None:
         """The broker's word has not come, or was no: the spool is to keep what is not in the log."""

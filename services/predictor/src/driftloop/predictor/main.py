@@ -48,6 +48,8 @@ SHUTDOWN_SECONDS = 6
 FLUSH_SECONDS = 2.0
 # An answer waits for it: what comes together is handed over together already.
 LINGER_MS = 0.3
+# How long another thread may hold Python's lock when a request waits for it. Python's own 5 ms are all of its time.
+SWITCH_SECONDS = 0.0005
 logger = logging.getLogger(__name__)
 _REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,190}")
 
@@ -64,7 +66,7 @@ def main() -> None:
         service = build(settings)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-predictor: {error}")
-    run_service(service)
+    serve(service)
 
 
 def supervise(settings: Settings) -> NoReturn:
@@ -93,6 +95,12 @@ def run_worker(number: int, inherited: Inherited) -> None:
         service = build(settings, number)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-predictor: worker {number}: {error}")
+    serve(service, inherited)
+
+
+def serve(service: Service, inherited: Inherited | None = None) -> NoReturn:
+    """Run the service, with threads that give way to the one that answers."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     run_service(service, inherited)
 
 

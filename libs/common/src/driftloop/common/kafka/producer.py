@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -80,7 +80,7 @@ class DeliveryProducer:
     def __init__(self, config: Mapping[str, Any], on_batch: Callable[[], None] | None = None) -> None:
         self._producer = Producer(dict(config) | {"error_cb": self._on_error})
         self._on_batch = on_batch
-        self._stop = threading.Event()
+        self._closed = False
         self._fatal: KafkaError | None = None
         # Counted here: the client's own length holds its error events, too.
         self._handed = 0
@@ -110,12 +110,45 @@ class DeliveryProducer:
         Raises ProducerFull when the queue has no room, ProducerFailed after a fatal error or after `close`, and
         KafkaException where the client refuses the record itself, which is too large for it; then it is not called.
         """
+        self._hand_over(topic, partition, key, value, headers, partial(self._report, topic, on_delivery))
+        with self._lock:
+            self._handed += 1
+
+    def produce_all(
+        self,
+        records: Iterable[tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]],
+        on_delivery: Callable[[int, object], None],
+    ) -> None:
+        """Hand records over: of each the topic, partition, key, value and headers.
+
+        `on_delivery` gets each one's place among them, and None once it is durable, or the error; at once where
+        `produce` would raise it.
+        """
+        taken = 0
+        for place, (topic, partition, key, value, headers) in enumerate(records):
+            report = partial(self._report, topic, partial(on_delivery, place))
+            try:
+                self._hand_over(topic, partition, key, value, headers, report)
+            except (ProducerFull, ProducerFailed, KafkaException) as error:
+                on_delivery(place, error)
+            else:
+                taken += 1
+        with self._lock:
+            self._handed += taken
+
+    def _hand_over(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+        report: Callable[[KafkaError | None, Message], None],
+    ) -> None:
         if self._fatal is not None:
             raise ProducerFailed(str(self._fatal))
-        if self._stop.is_set():
+        if self._closed:
             raise ProducerFailed("the producer is closed")
-
-        report = partial(self._report, topic, on_delivery)
         try:
             self._producer.produce(topic, value, key, partition, report, headers=list(headers))
         except BufferError as error:
@@ -125,8 +158,6 @@ class DeliveryProducer:
                 self._fatal = error.args[0]
                 raise ProducerFailed(str(error.args[0])) from error
             raise
-        with self._lock:
-            self._handed += 1
 
     def produce_and_wait(
         self,
@@ -167,7 +198,7 @@ class DeliveryProducer:
 
         Their senders are told so: each call-back comes before this returns.
         """
-        self._stop.set()
+        self._closed = True
         self._thread.join(timeout=2)
         self._producer.flush(timeout)
         left = self._handed - self._told
@@ -179,7 +210,7 @@ class DeliveryProducer:
         return left
 
     def _poll(self) -> None:
-        while not self._stop.is_set():
+        while not self._closed:
             # `poll` returns as soon as it served something; drain what else is there before waking the caller.
             served = self._producer.poll(POLL_SECONDS)
             while served and (more := self._producer.poll(0)):

@@ -82,6 +82,10 @@ class Publisher:
         topic, partition, key, value, headers = stamped
         self._producer.produce(topic, partition, key, value, headers, on_delivery)
 
+    def send_all(self, records: Sequence[Stamped], on_delivery: Callable[[int, object], None]) -> None:
+        """Hand records over; each one's fate, told with its place among them, is also that it was not taken."""
+        self._producer.produce_all(records, on_delivery)
+
     def learn(self, topic: str) -> None:
         """Look up a topic's partitions (blocking); called before the first event so that no request waits for it.
 

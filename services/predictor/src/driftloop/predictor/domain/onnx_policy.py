@@ -65,7 +65,7 @@ def check_model(data: bytes, width: int, size_limit: int = SIZE_LIMIT) -> None:
         _check_tensor(tensor)
     _check_input(graph, width)
     _check_output(graph)
-    _check_semantics(model)
+    _check_semantics(data)
 
 
 def _parse(data: bytes) -> ModelProto:
@@ -155,9 +155,9 @@ def _shown(shape: list[int | None] | None) -> str:
     return "[" + ", ".join("n" if size is None else str(size) for size in shape[:10]) + "]"
 
 
-def _check_semantics(model: ModelProto) -> None:
+def _check_semantics(data: bytes) -> None:
     """ONNX's own rules: operators exist in the versions imported, names are defined before use, attributes fit."""
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(data)
     except onnx.checker.ValidationError as error:
         raise UnusableModel("not_onnx", f"{str(error).splitlines()[0][:200]}: export the model anew") from error
