@@ -16,8 +16,11 @@ from driftloop.common.topics import PREDICTIONS, Namespace
 from tests.support.artifacts import small_bundle
 from tests.support.bad_bodies import ROW
 from tests.support.house import House
-from tests.support.predictors import DIABETES, Asked, asking, metric, predictor
+from tests.support.predictors import DIABETES, Asked, asking, metric, predictor, worker_processes
 from tests.support.waiting import wait_until
+
+# From the first answer to the broker's return.
+OUTAGE_SECONDS = 6.0
 
 pytestmark = [
     pytest.mark.skipif(
@@ -101,6 +104,31 @@ def test_killed_without_a_broker_its_successor_brings_what_it_answered_into_the_
     process.wait_ready()
     wait_until(lambda: all_there(own_house, asked), "every answer in the log")
     process.kill()
+
+
+def test_of_what_workers_answered_while_one_was_killed_without_a_broker_each_is_in_the_log_once(
+    own_house: House, folder: Path
+) -> None:
+    process, url = predictor(own_house, WORKERS="2")
+    process.wait_ready()
+    began = time.monotonic()
+    with asking_until_without_a_broker(url, folder, 200) as asked:
+        worker_processes(process)[0].kill()
+        wait_until(lambda: metric(process, "driftloop_worker_restarts_total") == 1, "its successor", 20)
+        wait_until(lambda: time.monotonic() - began > OUTAGE_SECONDS, "the end of the outage", 2 * OUTAGE_SECONDS)
+        devstack.restart_kafka(folder)
+        so_far = len(asked.all)
+        wait_until(lambda: len(asked.all) > so_far + 200, "answers with a broker", 20)
+    assert {answer.status_code for answer in asked.all} == {200}
+    wait_until(lambda: all_there(own_house, asked), "every answer in the log", 60)
+    wait_until(lambda: metric(process, "driftloop_spool_records") == 0, "empty spools", 20)
+    # What was sent again has the number that it had: consumers count it once.
+    numbers: dict[str, set[tuple[bytes, bytes]]] = {}
+    for record in own_house.records(PREDICTIONS):
+        id_ = record.headers["ce_id"].decode()
+        numbers.setdefault(id_, set()).add((record.headers["ce_source"], record.headers["ce_sequence"]))
+    assert {id_: found for id_, found in numbers.items() if len(found) > 1} == {}
+    process.terminate()
 
 
 def test_stopped_without_a_broker_it_answers_what_it_has_taken_and_ends_soon(own_house: House, folder: Path) -> None:

@@ -233,3 +233,26 @@ def test_garbage_on_the_topic_changes_nothing(house: House) -> None:
         for reason in ("value", "schema", "key", "headers")
     }
     assert reasons == {"value": 1, "schema": 1, "key": 1, "headers": 1}
+
+
+def test_a_store_that_hangs_hides_nothing_and_holds_up_nothing(house: House) -> None:
+    serve(house, 1)
+    process, url = predictor(house, module="tests.support.hanging_store")
+    process.wait_ready()
+    hanging = msgspec.structs.replace(register(house, 2), uri=f"hanging://{version_folder(house, 2)}")
+    sign = version_folder(house, 2) / "hangs"
+    sign.touch()
+    house.serve(2, hanging, MODEL, 2)
+    # The last good one serves, and everybody is told why.
+    status = wait_for_refusal(house, 2)
+    assert "has not come within" in (status.error or "")
+    assert version(url) == 1
+    notes = httpx.get(f"http://127.0.0.1:{process.management_port}/readyz", timeout=10).json()["notes"]
+    assert "revision 2 is refused: unavailable" in notes["model"]
+    assert metric(process, "driftloop_model_updates_refused_total", reason="unavailable") == 1
+    # What does not hang is not held up by what does.
+    serve(house, 3)
+    wait_for_version(url, 3)
+    sign.unlink()
+    house.serve(4, hanging, MODEL, 2)
+    wait_for_version(url, 2)

@@ -20,7 +20,7 @@ from tests.support.artifacts import small_bundle
 from tests.support.bad_bodies import ROW
 from tests.support.house import House
 from tests.support.predictions import prediction
-from tests.support.predictors import DIABETES, asking, metric, predictor, statuses
+from tests.support.predictors import DIABETES, asking, metric, predictor, statuses, worker_processes
 from tests.support.waiting import wait_until
 
 NAMES = {"predictor/0", "predictor/1"}
@@ -44,12 +44,6 @@ def answering(url: str) -> set[str]:
     """Who answers one of a few new connections."""
     with httpx.Client(limits=httpx.Limits(max_keepalive_connections=0)) as client:
         return {client.get(f"{url}/v1/model").json()["replica"] for _ in range(8)}
-
-
-def workers(process: ServiceProcess) -> list[psutil.Process]:
-    """The worker processes, by their command lines."""
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def logged_ids(house: House) -> list[str]:
@@ -88,7 +82,7 @@ def test_a_worker_that_is_killed_is_replaced_and_only_its_own_connections_break(
     clients = 8
     with asking([url], clients) as asked:
         wait_until(lambda: len(asked.all) > 200, "answers")
-        victim = workers(process)[0]
+        victim = worker_processes(process)[0]
         victim.kill()
         wait_until(lambda: metric(process, "driftloop_worker_restarts_total") == 1, "its successor")
         # Whoever comes meanwhile is answered by the other one.
@@ -105,7 +99,7 @@ def test_a_worker_that_is_killed_is_replaced_and_only_its_own_connections_break(
 
 def test_workers_whose_parent_is_killed_end_and_make_room(house: House, serving: tuple[ServiceProcess, str]) -> None:
     process, url = serving
-    left = workers(process)
+    left = worker_processes(process)
     process.kill()
     _gone, alive = psutil.wait_procs(left, timeout=15)
     assert alive == []
@@ -117,8 +111,8 @@ def test_workers_whose_parent_is_killed_end_and_make_room(house: House, serving:
 def test_a_worker_that_hangs_is_no_secret(serving: tuple[ServiceProcess, str]) -> None:
     process, _url = serving
     # A worker is given some time to start before it is judged.
-    wait_until(lambda: time.time() - workers(process)[1].create_time() > 11, "the end of its start", 15)
-    victim = workers(process)[1]
+    wait_until(lambda: time.time() - worker_processes(process)[1].create_time() > 11, "the end of its start", 15)
+    victim = worker_processes(process)[1]
     victim.send_signal(signal.SIGSTOP)
     try:
         wait_until(lambda: "worker-1" in (process.problem() or ""), "the news")
@@ -131,7 +125,7 @@ def test_a_worker_that_hangs_is_no_secret(serving: tuple[ServiceProcess, str]) -
 
 def test_asked_to_stop_all_end_in_order(house: House, serving: tuple[ServiceProcess, str]) -> None:
     process, url = serving
-    left = workers(process)
+    left = worker_processes(process)
     with asking([url]) as asked:
         wait_until(lambda: len(asked.all) > 100, "answers")
         assert process.terminate(timeout=20) == 0

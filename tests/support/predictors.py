@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import psutil
 
 from driftloop.common.contract import Contract, load_contract
 from driftloop.common.events import ModelStatus
@@ -25,7 +26,11 @@ LOAN = load_contract(MODELS / "loan" / "contract.yaml")
 
 
 def predictor(
-    house: House, name: str = "predictor", contract: Contract = DIABETES, **settings: str
+    house: House,
+    name: str = "predictor",
+    contract: Contract = DIABETES,
+    module: str = "driftloop.predictor.main",
+    **settings: str,
 ) -> tuple[ServiceProcess, str]:
     """A predictor's process, started but perhaps not ready yet, and its API's URL; `settings` by their names."""
     # Whoever trusts no key does not start.
@@ -38,7 +43,7 @@ def predictor(
         "DRIFTLOOP_ACCESS": "off",
     }
     changed = {f"DRIFTLOOP_{setting}": value for setting, value in settings.items()}
-    process, url = house.process(name, "driftloop.predictor.main", environment | changed)
+    process, url = house.process(name, module, environment | changed)
     process.start()
     return process, url
 
@@ -55,6 +60,12 @@ def metric(process: ServiceProcess, name: str, **labels: str) -> float:
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in wanted))
+
+
+def worker_processes(process: ServiceProcess) -> list[psutil.Process]:
+    """The processes of a predictor that has several workers, in their order."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 @dataclass

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from psycopg import Connection
 
@@ -24,6 +25,7 @@ from driftloop.common.postgres.pool import open_pool
 from driftloop.common.process import Service, run_service
 from driftloop.common.profile import ReferenceProfile
 from driftloop.common.registry import ArtifactError, ArtifactMissing, StoreUnavailable, fetch_bundle
+from driftloop.common.registry.timed import TimedFetch
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, TOPICS, Namespace
@@ -67,8 +69,10 @@ def build(settings: Settings) -> Service:
     watches = handlers.cached_watches(contracts)
     predictions = namespace.topic(PREDICTIONS)
 
+    fetch = TimedFetch(partial(fetch_bundle, public_keys=trusted))
+
     def fetch_profile(model: str, served: ServedVersion) -> ReferenceProfile:
-        return fetch_bundle(served.artifact, model, served.version, trusted).profile
+        return fetch(served.artifact, model, served.version).profile
 
     routes = _Routes(contracts, watches, fetch_profile, _limits(settings), predictions, drainer)
     consumer = ConsumerLoop(

@@ -20,6 +20,7 @@ from driftloop.common.kafka.publisher import Publisher
 from driftloop.common.logs import configure_logging
 from driftloop.common.process import Inherited, Service, incarnation, run_service
 from driftloop.common.registry import fetch_bundle
+from driftloop.common.registry.timed import Fetch, TimedFetch
 from driftloop.common.rows import RowValidator
 from driftloop.common.settings import Secret, SettingsError, read_settings
 from driftloop.common.supervisor import Workers, run_workers
@@ -122,7 +123,7 @@ def build(settings: Settings, number: int = 0) -> Service:
         config=reader_config(settings.kafka_bootstrap_servers, CLIENT),
         topic=namespace.topic(MODEL_UPDATES),
         replica=replica,
-        load=partial(_load, contract, trusted),
+        load=partial(_load, contract, TimedFetch(partial(fetch_bundle, public_keys=trusted))),
         clock=utc_now,
         prepare=partial(_prepare, settings.kafka_bootstrap_servers, namespace, producer, publisher),
         changed=reporter.wake,
@@ -213,8 +214,8 @@ def _key_bytes(key: Secret) -> bytes:
     return key.value.encode()
 
 
-def _load(contract: Contract, trusted: keys.PublicKeys, served: ServedVersion) -> LoadedModel:
-    return load_model(fetch_bundle(served.artifact, contract.name, served.version, trusted), contract)
+def _load(contract: Contract, fetch: Fetch, served: ServedVersion) -> LoadedModel:
+    return load_model(fetch(served.artifact, contract.name, served.version), contract)
 
 
 def _prepare(bootstrap_servers: str, namespace: Namespace, producer: DeliveryProducer, publisher: Publisher) -> None:

@@ -33,7 +33,10 @@ _VERSION: Schema = {
     "description": "The champion's version. Who names it is answered by no canary.",
     "schema": TEXT,
 }
-_LENGTH: Schema = {"description": "How many bytes the JSON has, where others follow it.", "schema": WHOLE}
+_LENGTH: Schema = {
+    "description": "How many bytes the JSON has, where others follow it.",
+    "schema": WHOLE | {"minimum": 1},
+}
 _LENGTH_HEADER: Schema = {"name": "Inference-Header-Content-Length", "in": "header", "required": False} | _LENGTH
 _NOT_READY = {"400": response("It cannot, and why. Or several keys that differ.", ref("InferenceError"))}
 
