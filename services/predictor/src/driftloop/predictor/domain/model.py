@@ -18,7 +18,7 @@ from driftloop.predictor.domain.reference import KnownRanges
 
 __all__ = ["LoadedModel", "UnusableModel", "load_model"]
 
-PAUSE_SECONDS = 0.003
+PAUSE_SECONDS = 0.005
 # The runtime's errors have no common base.
 _RUNTIME_ERRORS = (
     runtime.EPFail,
