@@ -49,8 +49,9 @@ SHUTDOWN_SECONDS = 6
 FLUSH_SECONDS = 2.0
 # An answer waits for it: what comes together is handed over together already.
 LINGER_MS = 0.3
-# How long another thread may hold Python's lock when a request waits for it. Python's own 5 ms are all of its time.
-SWITCH_SECONDS = 0.0005
+# How long a thread that loads a model holds Python's lock when a request waits for it. Python's own 5 ms are all of a
+# request's time, and at all other times cost less.
+LOADING_SWITCH_SECONDS = 0.0005
 logger = logging.getLogger(__name__)
 _REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,190}")
 
@@ -67,7 +68,7 @@ def main() -> None:
         service = build(settings)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-predictor: {error}")
-    serve(service)
+    run_service(service)
 
 
 def supervise(settings: Settings) -> NoReturn:
@@ -96,12 +97,6 @@ def run_worker(number: int, inherited: Inherited) -> None:
         service = build(settings, number)
     except (SettingsError, ContractError, keys.KeyFileError) as error:
         sys.exit(f"driftloop-predictor: worker {number}: {error}")
-    serve(service, inherited)
-
-
-def serve(service: Service, inherited: Inherited | None = None) -> NoReturn:
-    """Run the service, with threads that give way to the one that answers."""
-    sys.setswitchinterval(SWITCH_SECONDS)
     run_service(service, inherited)
 
 
@@ -215,7 +210,12 @@ def _key_bytes(key: Secret) -> bytes:
 
 
 def _load(contract: Contract, fetch: Fetch, served: ServedVersion) -> LoadedModel:
-    return load_model(fetch(served.artifact, contract.name, served.version), contract)
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(LOADING_SWITCH_SECONDS)
+    try:
+        return load_model(fetch(served.artifact, contract.name, served.version), contract)
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def _prepare(bootstrap_servers: str, namespace: Namespace, producer: DeliveryProducer, publisher: Publisher) -> None:
