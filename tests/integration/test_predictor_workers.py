@@ -134,11 +134,18 @@ def test_asked_to_stop_all_end_in_order(house: House, serving: tuple[ServiceProc
     assert not any(one.is_running() for one in left)
 
 
-def test_a_terminals_interrupt_ends_all_once(house: House, serving: tuple[ServiceProcess, str]) -> None:
-    process, _url = serving
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_cuts_no_request_off(
+    house: House, serving: tuple[ServiceProcess, str], number: signal.Signals
+) -> None:
+    process, url = serving
     assert process.pid is not None
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait_or_kill(20) == 0
+    with asking([url]) as asked:
+        wait_until(lambda: len(asked.all) > 100, "answers")
+        os.killpg(process.pid, number)
+        assert process.wait_or_kill(20) == 0
+    assert {answer.status_code for answer in asked.all} == {200}
+    assert asked.ids() <= set(logged_ids(house))
     assert "Traceback" not in process.log_path.read_text()
 
 

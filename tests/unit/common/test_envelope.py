@@ -244,7 +244,7 @@ def test_headers_are_an_envelope_or_undecodable_and_nothing_else(headers: dict[s
 def test_the_headers_are_those_of_cloudevents() -> None:
     time = datetime(2026, 3, 1, 13, tzinfo=timezone(timedelta(hours=1)))
     outgoing = Outgoing("predictions", "key", example(), "an id", time)
-    assert dict(outgoing.envelope("a source", 7).headers()) == {
+    assert dict(outgoing.headers("a source", 7)) == {
         "ce_specversion": b"1.0", "ce_id": b"an id", "ce_source": b"a source", "ce_type": b"driftloop.PredictionMade",
         "ce_time": b"2026-03-01T12:00:00Z", "content-type": b"application/json", "ce_sequence": b"7",
     }  # fmt: skip

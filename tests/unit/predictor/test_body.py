@@ -1,5 +1,7 @@
 """A body is read exactly or refused; a patient's id is taken out of it."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +62,12 @@ def test_a_refusal_of_a_patients_id_does_not_hold_it() -> None:
     with pytest.raises(InvalidRow) as refused:
         take_patient_id({"patient_id": "MRN-1" * 100})
     assert "MRN-1" not in repr(refused.value.errors) + str(refused.value)
+
+
+def test_a_body_full_of_one_name_is_refused_soon() -> None:
+    names = b",".join([b'"a":1'] * 100_000)
+    begun = time.monotonic()
+    with pytest.raises(InvalidRow, match="a is given more than once"):
+        read_body(b"{" + names + b"}")
+    # Each name compared with each other would take minutes.
+    assert time.monotonic() - begun < 5

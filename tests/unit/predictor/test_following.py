@@ -14,7 +14,7 @@ def record(
     event: ModelUpdated | None = None, key: bytes | None = b"diabetes/3", value: bytes | None = None, **changes: bool
 ) -> Record:
     event = event or state(3)
-    headers = Outgoing("model-updates", "", event, "1", NOW).envelope("tests", 0).headers()
+    headers = Outgoing("model-updates", "", event, "1", NOW).headers("tests", 0)
     return Record("model-updates", 0, 0, key, value or encode_event(event), dict(headers), **changes)
 
 

@@ -99,17 +99,13 @@ class Outgoing(NamedTuple):
     traceparent: str | None = None
     alone: bool = False
 
-    def envelope(self, source: str, sequence: int) -> Envelope:
-        """The envelope for a producer that calls itself `source`."""
-        return Envelope(self.id, source, self.kind, self.time, sequence, self.traceparent)
-
     @property
     def kind(self) -> str:
         """The type of the event, as its envelope says it."""
         return "driftloop.Tombstone" if self.event is None else type_name(type(self.event))
 
     def headers(self, source: str, sequence: int) -> list[tuple[str, bytes]]:
-        """The headers of that envelope, without making it."""
+        """The record headers from a producer that calls itself `source`: those of the envelope, without making it."""
         return _headers(self.id, source, self.kind, self.time, sequence, self.traceparent)
 
 

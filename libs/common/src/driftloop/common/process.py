@@ -36,6 +36,8 @@ LEAVE_SECONDS = 1.0
 # How long a worker process that cannot answer yet leaves the requests to the others.
 START_SECONDS = 10.0
 START_TICK_SECONDS = 0.05
+# By which a parent passes a second signal on to its workers.
+HURRY = signal.SIGUSR2
 # New objects between two looks for garbage. A batch of records makes tens of thousands, none of which is garbage yet.
 COLLECT_AFTER = 50_000
 BACKLOG = 2048
@@ -56,7 +58,8 @@ class Service:
     """What `main` has built. `closers` are called last, in order.
 
     `ready` checks answer `/readyz`; `notes` are said there, too, and never make it fail; `live` checks answer
-    `/healthz`. What `metrics` holds is answered on `/metrics`. The workers have `join_seconds` to end.
+    `/healthz`. What `metrics` holds is answered on `/metrics`. The workers have `join_seconds` to end; a second signal
+    calls `hurry`.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Service:
     shutdown_seconds: int = 10
     join_seconds: float = JOIN_SECONDS
     metrics: CollectorRegistry = REGISTRY
+    hurry: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -192,12 +196,13 @@ async def _run(service: Service, inherited: Inherited | None) -> int:
     if service.api is not None and service.port is not None:
         servers.append(_server(traced(service.api), service.shutdown_seconds))
 
-    def stop() -> None:
+    def hurry() -> None:
         for server in servers:
-            server.force_exit = stopping.is_set()
+            server.force_exit = True
+        service.hurry()
         stopping.set()
 
-    _hear(loop, stop, inherited)
+    _hear(loop, stopping, hurry, inherited)
     threads.start()
     tasks = [asyncio.create_task(_serve(servers[0], sockets[0]))]
     if inherited is not None:
@@ -233,20 +238,23 @@ async def _end(servers: Sequence[_Server], tasks: Sequence[asyncio.Task[None]]) 
     return well
 
 
-def _hear(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], inherited: Inherited | None) -> None:
+def _hear(
+    loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, hurry: Callable[[], None], inherited: Inherited | None
+) -> None:
     """Have the process stop when it is told to, or when nobody is left who could."""
     if inherited is None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, lambda: hurry() if stopping.is_set() else stopping.set())
         return
-    loop.add_signal_handler(signal.SIGTERM, stop)
-    # A terminal's Ctrl-C is for the parent, which then tells this one.
+    # A signal for the whole group comes twice, for the parent tells its workers, too; a terminal's is for the parent.
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
+    loop.add_signal_handler(HURRY, hurry)
 
     def orphaned() -> None:
         loop.remove_reader(inherited.orphaned)
         logger.warning("the parent process is gone: stopping")
-        stop()
+        stopping.set()
 
     loop.add_reader(inherited.orphaned, orphaned)
 

@@ -124,7 +124,8 @@ def canonical_scores(probabilities: NDArray[np.floating]) -> NDArray[np.float64]
     A runtime sums a forest's trees in float32 and in an order of its own; without rounding, an even vote is .5 here and
     .49999997 there, which would be another decision and another value.
     """
-    return np.asarray(probabilities, dtype=np.float64).round(SCORE_DECIMALS)
+    # Zero has no sign.
+    return np.asarray(probabilities, dtype=np.float64).round(SCORE_DECIMALS) + 0.0
 
 
 def canonical_score(probability: float) -> float:

@@ -8,6 +8,7 @@ the parent says of health it asks the workers for at that moment; what it says o
 import http.client
 import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -28,13 +29,18 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from driftloop.common.process import JOIN_SECONDS, START_SECONDS, Inherited, Service, listen, run_service
+from driftloop.common.process import HURRY, START_SECONDS, Inherited, Service, listen, run_service
 
 logger = logging.getLogger(__name__)
 
 # Where the metrics' library keeps what the workers count.
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 ASK_SECONDS = 1.0
+# How long an answer is believed: one look at the health asks for it several times.
+BELIEVED_SECONDS = 0.5
+# How long a worker may take until it can say anything of itself.
+LOADING_SECONDS = 120.0
+KILL_SECONDS = 3.0
 TICK_SECONDS = 0.2
 RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 # One that ran as long before it ended is started anew at once.
@@ -45,7 +51,7 @@ Run = Callable[[int, Inherited], None]
 
 
 class WorkersFailed(RuntimeError):
-    """Workers end as soon as they are started and none is ready, or they did not stop as they must."""
+    """A worker ended before any was ready, or workers did not stop as they must."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,9 @@ def run_workers(workers: Workers) -> NoReturn:
             ready={"workers": supervisor.problem} | {slot.name: slot.problem for slot in supervisor.slots},
             notes={slot.name: slot.note for slot in supervisor.slots},
             closers=(partial(shutil.rmtree, folder, ignore_errors=True),),
-            join_seconds=workers.stop_seconds + JOIN_SECONDS,
+            join_seconds=workers.stop_seconds + KILL_SECONDS,
             metrics=supervisor.metrics(),
+            hurry=supervisor.hurry,
         )
     )
 
@@ -97,16 +104,21 @@ class Slot:
         self.started = 0.0
         self.process: SpawnProcess | None = None
         self.ended: int | None = None
+        # Since its start.
+        self.answered = False
+        self._answers: dict[str, tuple[float, dict[str, Any] | None]] = {}
         self._path = folder / f"{self.name}.sock"
 
     def start(self, context: multiprocessing.context.SpawnContext, run: Run, sockets: Sequence[socket.socket]) -> None:
-        """Start a process in this place."""
+        """Start a process in this place. Raises OSError."""
         self._path.unlink(missing_ok=True)
-        self.started = time.monotonic()
+        self.started, self.answered = time.monotonic(), False
+        self._answers.clear()
         arguments = (run, self.number, self._path, list(sockets))
         # Not a daemon, which Python would kill before it has stopped in order.
-        self.process = context.Process(target=_run, args=arguments, name=self.name)
-        self.process.start()
+        process = context.Process(target=_run, args=arguments, name=self.name)
+        process.start()
+        self.process = process
 
     @property
     def running(self) -> bool:
@@ -142,8 +154,8 @@ class Slot:
 
     @property
     def _settled(self) -> bool:
-        """Whether it takes requests by now, ready or not."""
-        return self.running and self.age > START_SECONDS
+        """Whether it takes requests by now, ready or not: one that is still being loaded on a busy machine does not."""
+        return self.running and self.age > (START_SECONDS if self.answered else LOADING_SECONDS)
 
     def _failing(self, path: str) -> str | None:
         failing = self._ask(path)
@@ -157,6 +169,14 @@ class Slot:
         return {"process": f"does not answer within {ASK_SECONDS:g} s"} if said is None else said["failing"]
 
     def _answer(self, path: str) -> dict[str, Any] | None:
+        asked, answer = self._answers.get(path, (-math.inf, None))
+        if time.monotonic() - asked > BELIEVED_SECONDS:
+            answer = self._fetch(path)
+            self.answered = self.answered or answer is not None
+            self._answers[path] = (time.monotonic(), answer)
+        return answer
+
+    def _fetch(self, path: str) -> dict[str, Any] | None:
         connection = _UnixConnection(str(self._path))
         try:
             connection.request("GET", path)
@@ -178,6 +198,7 @@ class Supervisor:
         self._workers = workers
         self._sockets = sockets
         self._folder = folder
+        self._was_ready = False
         # Not forked: a copy of a process with threads, some in a client library, can hang.
         self._context = multiprocessing.get_context("spawn")
 
@@ -196,6 +217,13 @@ class Supervisor:
     def problem(self) -> str | None:
         """Why nobody answers, or None."""
         return None if any(slot.ready() for slot in self.slots) else "none is ready yet"
+
+    def hurry(self) -> None:
+        """Have the workers wait for no request any more."""
+        for slot in self.slots:
+            process = slot.process
+            if process is not None and process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, HURRY)
 
     def metrics(self) -> CollectorRegistry:
         """What the workers have counted together, and how they are."""
@@ -225,9 +253,10 @@ class Supervisor:
         """What the system says of each worker's process."""
         families: dict[str, Metric] = {}
         for slot in self.slots:
-            if slot.process is None or slot.process.pid is None:
+            process = slot.process
+            if process is None or process.pid is None:
                 continue
-            for one in ProcessCollector(pid=partial(int, slot.process.pid), registry=None).collect():
+            for one in ProcessCollector(pid=partial(int, process.pid), registry=None).collect():
                 family = families.setdefault(one.name, Metric(one.name, one.documentation, one.type))
                 for sample in one.samples:
                     family.add_sample(sample.name, sample.labels | {"worker": slot.name}, sample.value)
@@ -240,13 +269,21 @@ class Supervisor:
             wait(running, TICK_SECONDS)
         else:
             stop.wait(TICK_SECONDS)
-        now = time.monotonic()
+        self._was_ready = self._was_ready or any(slot.ready() for slot in self.slots)
         for slot in self.slots:
             if slot.process is not None and not slot.running:
                 self._bury(slot)
-            elif slot.process is None and now >= slot.due:
-                slot.restarts += 1
-                slot.start(self._context, self._workers.run, self._sockets)
+            elif slot.process is None and time.monotonic() >= slot.due:
+                self._restart(slot)
+
+    def _restart(self, slot: Slot) -> None:
+        slot.restarts += 1
+        try:
+            slot.start(self._context, self._workers.run, self._sockets)
+        except OSError as error:
+            # Of memory, processes or files there may be more later.
+            logger.error("a worker process cannot be started", extra={"worker": slot.name, "error": str(error)})
+            self._put_off(slot)
 
     def _bury(self, slot: Slot) -> None:
         process = slot.process
@@ -254,10 +291,16 @@ class Supervisor:
         slot.process, slot.ended = None, process.exitcode
         mark_process_dead(process.pid, str(self._folder))  # type: ignore[no-untyped-call]
         logger.error("a worker process ended", extra={"worker": slot.name, "status": slot.ended})
-        if slot.age < START_SECONDS and not any(other.ready() for other in self.slots):
+        if not self._was_ready:
             raise WorkersFailed(f"{slot.name} ended with status {slot.ended}, and no other is ready: see its log")
-        slot.early = 0 if slot.age > LONG_SECONDS else slot.early + 1
-        slot.due = time.monotonic() + (RESTART_SECONDS[min(slot.early, len(RESTART_SECONDS)) - 1] if slot.early else 0)
+        if slot.age > LONG_SECONDS:
+            slot.early, slot.due = 0, 0.0
+        else:
+            self._put_off(slot)
+
+    def _put_off(self, slot: Slot) -> None:
+        slot.due = time.monotonic() + RESTART_SECONDS[min(slot.early, len(RESTART_SECONDS) - 1)]
+        slot.early += 1
 
     def _stop(self) -> list[str]:
         """Stop all at once; what does not end in time is killed. Returns the names of those that did not end well."""
@@ -267,7 +310,7 @@ class Supervisor:
         processes = [slot.process for slot in self.slots if slot.process is not None]
         for process in processes:
             process.terminate()
-        deadline = time.monotonic() + self._workers.stop_seconds + JOIN_SECONDS / 2
+        deadline = time.monotonic() + self._workers.stop_seconds
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:

@@ -1,6 +1,7 @@
 """A request's body: one flat JSON object, each field given once, or a reason that its sender can read."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -78,7 +79,7 @@ def check_given_once(body: bytes) -> None:
     def look(pairs: list[tuple[str, object]]) -> None:
         names = [name for name, _value in pairs]
         if len(set(names)) != len(names):
-            twice.update(name for name in names if names.count(name) > 1)
+            twice.update(name for name, count in Counter(names).items() if count > 1)
 
     try:
         json.loads(body, object_pairs_hook=look)

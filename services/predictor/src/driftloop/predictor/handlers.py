@@ -77,6 +77,10 @@ class Predictor:
             raise Unavailable(f"model {self.contract.name!r} is not loaded yet")
         return serving
 
+    def problem(self) -> str | None:
+        """Why no row can be answered, or None."""
+        return self.replica.problem() or self.log.problem()
+
     async def predict(self, asked: Asked, traceparent: str | None) -> Answered:
         """Answer one row; returns when the inference is durable. Raises Unavailable, NoProbability."""
         answered = await self._turns.join((asked, traceparent))

@@ -47,6 +47,8 @@ MIN_KEY_CHARACTERS = 16
 # What runs at a SIGTERM is answered by then: an answer waits no longer than its acknowledgement may take.
 SHUTDOWN_SECONDS = 6
 FLUSH_SECONDS = 2.0
+# What a worker needs at most: its requests, its threads, the spool and the flush.
+WORKERS_SECONDS = 20.0
 # An answer waits for it: what comes together is handed over together already.
 LINGER_MS = 0.3
 # How long a thread that loads a model holds Python's lock when a request waits for it. Python's own 5 ms are all of a
@@ -80,7 +82,7 @@ def supervise(settings: Settings) -> NoReturn:
         host=settings.host,
         port=settings.port,
         management_port=settings.management_port,
-        stop_seconds=SHUTDOWN_SECONDS + FLUSH_SECONDS,
+        stop_seconds=WORKERS_SECONDS,
     )
     try:
         run_workers(workers)

@@ -20,7 +20,6 @@ from psycopg import Connection
 
 from driftloop.common import metrics
 from driftloop.common.envelope import Envelope, Outgoing, encode_event
-from driftloop.common.events import type_name
 from driftloop.common.kafka.producer import DeliveryProducer, Fates, ProducerFull
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.topics import TOPICS, Namespace, partition_for
@@ -60,7 +59,7 @@ def emit(connection: Connection, events: Iterable[Outgoing], shard: int = 0) -> 
             "topic": event.topic,
             "key": event.key,
             "event_id": event.id,
-            "event_type": "driftloop.Tombstone" if event.event is None else type_name(type(event.event)),
+            "event_type": event.kind,
             "event_time": event.time,
             "value": None if (value := encode_event(event.event)) is None else value.decode(),
             "traceparent": created(event.topic, event.id, event.traceparent or current_traceparent()),

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from driftloop.common.events import ArtifactRef
 from driftloop.common.registry.bundle import Bundle
@@ -31,19 +31,14 @@ class TimedFetch:
         """The version. Raises what `fetch` raises, and StoreUnavailable where it does not come in time."""
         asked = (ref, model, version)
         found = self._running.get(asked) or self._start(asked)
-        try:
-            bundle = found.result(self._seconds)
-        except TimeoutError:
-            if found.done():
-                raise
+        wait([found], self._seconds)
+        if not found.done():
             raise StoreUnavailable(
                 f"version {version} of model {model!r} has not come within {self._seconds:g} s and is still waited for:"
                 " check the volume that holds the artifacts"
-            ) from None
-        finally:
-            if found.done():
-                del self._running[asked]
-        return bundle
+            )
+        del self._running[asked]
+        return found.result()
 
     def _start(self, asked: tuple[ArtifactRef, str, int]) -> "Future[Bundle]":
         self._running = {key: one for key, one in self._running.items() if not one.done()}

@@ -72,4 +72,4 @@ def _describe(one: Span, name: str, scope: Scope, status: int) -> None:
     template = route if isinstance(route, str) else getattr(route, "path", None)
     if template is not None:
         one.name(f"{name} {template}")
-        one.set({"http.route": template, "url.path": scope["path"]})
+        one.set({"http.route": template})

@@ -1,4 +1,4 @@
-"""The protocol's door: rows of tensors in, tensors out, and every error as the protocol says it."""
+"""The protocol's door: rows of tensors in, tensors out, and every error of its own as the protocol says it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

@@ -100,7 +100,7 @@ def _named(request: Request) -> tuple[str, str | None]:
 
 def _check_ready(predictor: Predictor) -> None:
     """Raises Refused where this replica cannot answer."""
-    problem = predictor.replica.problem()
+    problem = predictor.problem()
     if problem is not None:
         raise Refused(400, f"not ready: {problem}")
 
