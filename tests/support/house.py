@@ -65,10 +65,14 @@ class House:
         migrations.migrate(self.stack.database_url, self.namespace, passwords)
         create_topics(self.admin, self.namespace, all_topics(), replication=1)
 
-    def remove(self) -> None:
-        """End what the test has started, and leave nothing of it on the stack."""
+    def end(self) -> None:
+        """End the processes that the test has started."""
         for process in self._processes:
             process.kill()
+
+    def remove(self) -> None:
+        """End what the test has started, and leave nothing of it on the stack."""
+        self.end()
         for pool in self._pools:
             pool.close()
         remove(self.stack, self.namespace)

@@ -8,6 +8,7 @@ A second signal has it wait for no request any more.
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 10.0
 LEAVE_SECONDS = 1.0
-# How long a worker process that cannot answer yet leaves the requests to the others.
+# How long worker processes that are started together, and cannot answer yet, let requests wait.
 START_SECONDS = 10.0
 START_TICK_SECONDS = 0.05
 # By which a parent passes a second signal on to its workers.
@@ -82,12 +83,14 @@ class Service:
 class Inherited:
     """What a worker process is given: sockets for its API, which others have, too, and one for its own management.
 
-    `orphaned` is a file that can be read once its parent is gone.
+    `orphaned` is a file that can be read once its parent is gone. `others` says that others answer meanwhile: then it
+    leaves the requests to them until it is ready, however long that takes.
     """
 
     api: Sequence[socket.socket]
     management: socket.socket
     orphaned: int
+    others: bool = False
 
 
 def incarnation(service: str) -> str:
@@ -206,7 +209,7 @@ async def _run(service: Service, inherited: Inherited | None) -> int:
     threads.start()
     tasks = [asyncio.create_task(_serve(servers[0], sockets[0]))]
     if inherited is not None:
-        await _first_ready(service.ready, stopping)
+        await _first_ready(service.ready, stopping, math.inf if inherited.others else START_SECONDS)
     tasks += [asyncio.create_task(_serve(server, own)) for server, own in zip(servers[1:], sockets[1:], strict=True)]
     for task in tasks:
         task.add_done_callback(lambda _task: stopping.set())
@@ -259,9 +262,9 @@ def _hear(
     loop.add_reader(inherited.orphaned, orphaned)
 
 
-async def _first_ready(ready: Checks, stopping: asyncio.Event) -> None:
-    """Wait until all checks are well, but not for ever: whoever waits for an answer is to get one."""
-    deadline = time.monotonic() + START_SECONDS
+async def _first_ready(ready: Checks, stopping: asyncio.Event, seconds: float) -> None:
+    """Wait until all checks are well, but no longer than so: whoever waits for an answer is to get one."""
+    deadline = time.monotonic() + seconds
     while not stopping.is_set() and time.monotonic() < deadline:
         if all(check() is None for check in ready.values()):
             return

@@ -105,16 +105,16 @@ class Slot:
         self.process: SpawnProcess | None = None
         self.ended: int | None = None
         # Since its start.
-        self.answered = False
+        self.answered = self.was_ready = False
         self._answers: dict[str, tuple[float, dict[str, Any] | None]] = {}
         self._path = folder / f"{self.name}.sock"
 
     def start(self, context: multiprocessing.context.SpawnContext, run: Run, sockets: Sequence[socket.socket]) -> None:
         """Start a process in this place. Raises OSError."""
         self._path.unlink(missing_ok=True)
-        self.started, self.answered = time.monotonic(), False
+        self.started, self.answered, self.was_ready = time.monotonic(), False, False
         self._answers.clear()
-        arguments = (run, self.number, self._path, list(sockets))
+        arguments = (run, self.number, self._path, list(sockets), self.restarts > 0)
         # Not a daemon, which Python would kill before it has stopped in order.
         process = context.Process(target=_run, args=arguments, name=self.name)
         process.start()
@@ -141,7 +141,7 @@ class Slot:
 
     def problem(self) -> str | None:
         """Why requests that it takes are not answered well, or None: also where it takes none yet, or none any more."""
-        return self._failing("/readyz") if self._settled else None
+        return self._failing("/readyz") if self._takes_requests else None
 
     def note(self) -> str | None:
         """What else there is to say of it, or None."""
@@ -149,12 +149,17 @@ class Slot:
             return f"ended with status {self.ended} and is started anew"
         said = self._answer("/readyz")
         if said is None or said["status"] != "ok":
-            return None if self._settled else "starts"
+            return None if self._takes_requests else "starts, and takes no requests yet"
         return _sentence(said["notes"]) if said.get("notes") else None
 
     @property
+    def _takes_requests(self) -> bool:
+        """Whether it takes requests by now, ready or not."""
+        return self._settled and (self.was_ready or not self.restarts)
+
+    @property
     def _settled(self) -> bool:
-        """Whether it takes requests by now, ready or not: one that is still being loaded on a busy machine does not."""
+        """Whether it must answer for itself by now: not while it is still being loaded on a busy machine."""
         return self.running and self.age > (START_SECONDS if self.answered else LOADING_SECONDS)
 
     def _failing(self, path: str) -> str | None:
@@ -173,6 +178,7 @@ class Slot:
         if time.monotonic() - asked > BELIEVED_SECONDS:
             answer = self._fetch(path)
             self.answered = self.answered or answer is not None
+            self.was_ready = self.was_ready or (path == "/readyz" and answer is not None and answer["status"] == "ok")
             self._answers[path] = (time.monotonic(), answer)
         return answer
 
@@ -339,10 +345,10 @@ def _sentence(said: dict[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in said.items())
 
 
-def _run(run: Run, number: int, path: Path, sockets: list[socket.socket]) -> None:
+def _run(run: Run, number: int, path: Path, sockets: list[socket.socket], others: bool) -> None:
     """What a worker process does."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     management = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     management.bind(str(path))
-    run(number, Inherited(sockets, management, parent.sentinel))
+    run(number, Inherited(sockets, management, parent.sentinel, others))
