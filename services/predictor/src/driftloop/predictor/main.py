@@ -4,6 +4,8 @@ import logging
 import re
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -61,15 +63,12 @@ _REPLICA = re.compile(r"[A-Za-z0-9._:/-]{1,190}")
 def main() -> None:
     """Read the settings, build the service, run it."""
     answer_help("driftloop-predictor", "Serves a model over HTTP and logs every inference durably.", Settings)
-    try:
-        settings = read_settings(Settings)
-        configure_logging(NAME, settings.log_level)
+    with _explained(CLIENT):
+        settings = _settings()
         if settings.workers > 1:
             supervise(settings)
         start_tracing(NAME)
         service = build(settings)
-    except (SettingsError, ContractError, keys.KeyFileError) as error:
-        sys.exit(f"driftloop-predictor: {error}")
     run_service(service)
 
 
@@ -87,19 +86,31 @@ def supervise(settings: Settings) -> NoReturn:
     try:
         run_workers(workers)
     except OSError as error:
-        sys.exit(f"driftloop-predictor: {error}")
+        sys.exit(f"{CLIENT}: {error}")
 
 
 def run_worker(number: int, inherited: Inherited) -> None:
     """What each of several workers does, in a process of its own."""
-    try:
-        settings = read_settings(Settings)
-        configure_logging(NAME, settings.log_level)
+    with _explained(f"{CLIENT}: worker {number}"):
+        settings = _settings()
         start_tracing(NAME)
         service = build(settings, number)
-    except (SettingsError, ContractError, keys.KeyFileError) as error:
-        sys.exit(f"driftloop-predictor: worker {number}: {error}")
     run_service(service, inherited)
+
+
+def _settings() -> Settings:
+    settings = read_settings(Settings)
+    configure_logging(NAME, settings.log_level)
+    return settings
+
+
+@contextmanager
+def _explained(who: str) -> Iterator[None]:
+    """End the process with a sentence where it cannot be put together."""
+    try:
+        yield
+    except (SettingsError, ContractError, keys.KeyFileError) as error:
+        sys.exit(f"{who}: {error}")
 
 
 def build(settings: Settings, number: int = 0) -> Service:

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 logger.addFilter(Sparing(10))
 
 OnDelivery = Callable[[KafkaError | None], None]
+# A record's topic, partition, key, value and headers.
+Sendable = tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 POLL_SECONDS = 0.1
 PURGE_SECONDS = 1.0
 
@@ -110,25 +112,24 @@ class DeliveryProducer:
         Raises ProducerFull when the queue has no room, ProducerFailed after a fatal error or after `close`, and
         KafkaException where the client refuses the record itself, which is too large for it; then it is not called.
         """
-        self._hand_over(topic, partition, key, value, headers, partial(self._report, topic, on_delivery))
+        self._hand_over((topic, partition, key, value, headers), on_delivery)
         with self._lock:
             self._handed += 1
 
     def produce_all(
         self,
-        records: Iterable[tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]],
+        records: Iterable[Sendable],
         on_delivery: Callable[[int, object], None],
     ) -> None:
-        """Hand records over: of each the topic, partition, key, value and headers.
+        """Hand records over.
 
         `on_delivery` gets each one's place among them, and None once it is durable, or the error; at once where
         `produce` would raise it.
         """
         taken = 0
-        for place, (topic, partition, key, value, headers) in enumerate(records):
-            report = partial(self._report, topic, partial(on_delivery, place))
+        for place, record in enumerate(records):
             try:
-                self._hand_over(topic, partition, key, value, headers, report)
+                self._hand_over(record, partial(on_delivery, place))
             except (ProducerFull, ProducerFailed, KafkaException) as error:
                 on_delivery(place, error)
             else:
@@ -136,19 +137,13 @@ class DeliveryProducer:
         with self._lock:
             self._handed += taken
 
-    def _hand_over(
-        self,
-        topic: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Sequence[tuple[str, bytes | None]],
-        report: Callable[[KafkaError | None, Message], None],
-    ) -> None:
+    def _hand_over(self, record: Sendable, on_delivery: OnDelivery) -> None:
         if self._fatal is not None:
             raise ProducerFailed(str(self._fatal))
         if self._closed:
             raise ProducerFailed("the producer is closed")
+        topic, partition, key, value, headers = record
+        report = partial(self._report, topic, on_delivery)
         try:
             self._producer.produce(topic, value, key, partition, report, headers=list(headers))
         except BufferError as error:
