@@ -11,8 +11,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from driftloop.common.access.issuing import create_key
 from driftloop.common.events import PredictionMade
+from driftloop.common.pseudonyms import pseudonym
 from driftloop.common.topics import PREDICTIONS
-from driftloop.predictor.domain.identity import pseudonym
 from tests.support.artifacts import small_bundle
 from tests.support.bad_bodies import ROW
 from tests.support.house import House

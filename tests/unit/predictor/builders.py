@@ -15,9 +15,9 @@ import msgspec
 from driftloop.common.access.checking import Access
 from driftloop.common.contract import Contract
 from driftloop.common.events import ArtifactRef, Canary, ModelUpdated, PredictionMade, ServedVersion
+from driftloop.common.pseudonyms import derived_key
 from driftloop.common.rows import RowValidator
 from driftloop.predictor.api import Admission, Limits, create_app
-from driftloop.predictor.domain.identity import derived_key
 from driftloop.predictor.domain.model import LoadedModel, load_model
 from driftloop.predictor.doors import Identities
 from driftloop.predictor.handlers import Predictor

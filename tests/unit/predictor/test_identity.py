@@ -7,7 +7,8 @@ from uuid import RFC_4122, UUID
 import msgspec
 
 from driftloop.common.events import PredictionId
-from driftloop.predictor.domain.identity import new_prediction_ids, pseudonym
+from driftloop.common.pseudonyms import pseudonym
+from driftloop.predictor.domain.identity import new_prediction_ids
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
 

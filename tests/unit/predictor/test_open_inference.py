@@ -16,8 +16,8 @@ from prometheus_client import REGISTRY
 
 from driftloop.common.contract import Contract
 from driftloop.common.events import Canary
+from driftloop.common.pseudonyms import pseudonym
 from driftloop.predictor.api import Limits
-from driftloop.predictor.domain.identity import pseudonym
 from driftloop.predictor.serving import Serving
 from tests.support.bad_bodies import ROW
 from tests.unit.predictor.builders import DIABETES, KEY, LOAN, NOW, Running, artifact, loaded, running, state

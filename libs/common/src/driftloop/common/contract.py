@@ -180,6 +180,52 @@ class Gates(_Part, frozen=True, kw_only=True):
     reference_rows_max: Annotated[int, Meta(ge=2)] = 2000
 
 
+class Limit(_Part, frozen=True, kw_only=True):
+    """When a value in one unit is abnormal, and between which values (inclusive) it is possible at all."""
+
+    unit: Annotated[str, Meta(min_length=1, max_length=40)]
+    threshold: float
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class LabelTest(_Part, frozen=True, kw_only=True):
+    """One laboratory test that makes labels: its LOINC codes, and a limit for each unit system.
+
+    A value is abnormal where `value comparator threshold` holds. A value in another unit that can be converted to one
+    of the limits' is converted to the first such.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    loinc: Annotated[tuple[Annotated[str, Meta(pattern=r"\A[0-9]{1,7}-[0-9]\Z")], ...], Meta(min_length=1)]
+    comparator: Literal["<", "<=", ">=", ">"] = ">="
+    limits: Annotated[tuple[Limit, ...], Meta(min_length=1)]
+
+    def limit(self, unit: str) -> Limit | None:
+        """The limit in exactly this unit."""
+        return next((one for one in self.limits if one.unit == unit), None)
+
+
+class Labels(_Part, frozen=True, kw_only=True):
+    """How laboratory results become labels. Raise `version` with each change: every label says which one made it.
+
+    `decide`: the label is 1 after a `single` abnormal result, or once it is `confirmed` by a second one, taken at most
+    `confirm_within_days` from the first. A result that names a patient only belongs to the patient's `nearest`
+    prediction at or before its specimen, or to `all` of them, that are at most `match_within_days` older.
+    """
+
+    version: Count = 1
+    decide: Literal["single", "confirmed"] = "single"
+    confirm_within_days: Positive = 180.0
+    match: Literal["nearest", "all"] = "nearest"
+    match_within_days: Positive = 365.0
+    tests: tuple[LabelTest, ...] = ()
+
+    def test(self, analyte: str) -> LabelTest | None:
+        """The test that a LOINC code stands for."""
+        return next((one for one in self.tests if analyte in one.loinc), None)
+
+
 class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     """One model, completely described.
 
@@ -198,6 +244,7 @@ class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     quality: Quality = Quality()
     performance: Performance = Performance()
     gates: Gates = Gates()
+    labels: Labels = Labels()
     reference: Literal["recent", "training"] = "recent"
 
     @property
@@ -307,8 +354,26 @@ def _check(path: Path, contract: Contract) -> None:
     if gates.reference_rows_min > gates.reference_rows_max:
         limit = f"must be at most reference_rows_max = {gates.reference_rows_max}"
         raise ContractError(path, "$.gates.reference_rows_min", gates.reference_rows_min, limit)
+    _check_labels(path, contract.labels)
     if Path(contract.baseline.path).is_absolute():
         raise ContractError(path, "$.baseline.path", contract.baseline.path, "must be relative to the contract")
+
+
+def _check_labels(path: Path, labels: Labels) -> None:
+    known: set[str] = set()
+    for place, test in enumerate(labels.tests):
+        where = f"$.labels.tests[{place}]"
+        for code in test.loinc:
+            if code in known:
+                raise ContractError(path, f"{where}.loinc", code, "is given twice: a code can mean one test only")
+            known.add(code)
+        for nth, limit in enumerate(test.limits):
+            here = f"{where}.limits[{nth}]"
+            if test.limit(limit.unit) is not limit:
+                raise ContractError(path, f"{here}.unit", limit.unit, "is given twice: give each unit one limit")
+            low, high = limit.minimum, limit.maximum
+            if low is not None and high is not None and low >= high:
+                raise ContractError(path, f"{here}.minimum", low, f"must be below maximum = {high:g}")
 
 
 def _check_feature(path: Path, where: str, feature: Feature) -> None:

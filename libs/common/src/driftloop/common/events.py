@@ -15,6 +15,12 @@ WholeNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 FeatureValue = float | WholeNumber | str | None
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\A[A-Za-z0-9._:/-]+\Z")]
 PredictionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9._:-]+\Z")]
+# A name from a clinic's or a laboratory's own books.
+Identifier = Annotated[str, Meta(min_length=1, max_length=200)]
+LoincCode = Annotated[str, Meta(pattern=r"\A[0-9]{1,7}-[0-9]\Z")]
+Unit = Annotated[str, Meta(min_length=1, max_length=40)]
+Comparator = Literal["<", "<=", ">=", ">"]
+ResultStatus = Literal["preliminary", "final", "corrected", "cancelled", "entered-in-error"]
 Version = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Label = Annotated[int, Meta(ge=0, le=1)]
@@ -44,6 +50,7 @@ class PredictionMade(Event, frozen=True, kw_only=True):
     `shadows` are what other versions said of it: during a canary the one that did not answer is among them.
     `repeatable_until` is set where the client may retry under the same id: until then another predictor may publish the
     prediction again, with a later time and perhaps by another version, and it counts once.
+    `subject` is the pseudonym of the patient, `order` that of the order or accession number whose results are awaited.
     """
 
     prediction_id: PredictionId
@@ -58,25 +65,44 @@ class PredictionMade(Event, frozen=True, kw_only=True):
     subject: str | None = None
     shadows: Shadows = ()
     repeatable_until: Instant | None = None
+    order: str | None = None
 
 
 class OutcomeReported(Event, frozen=True, kw_only=True):
-    """A laboratory tells the truth about one prediction.
+    """A laboratory tells the truth: one version of one result.
 
-    Of several results for one prediction the highest `result_version` wins, not the latest arrival.
+    It names the prediction, the order that the prediction was made for, or the patient (who is known by `observed_at`,
+    too); of several the first that finds one counts, in this order. It says the label itself, or what was measured:
+    `analyte` is a LOINC code, `unit` a UCUM one, and `comparator` stands before a value that is only a bound. The label
+    policy of the model then makes the label.
+
+    `source` and `result_id` say which result it is. Of its versions the highest `result_version` counts, then the one
+    that was issued latest (`reported_at`), whatever the order of arrival. `observed_at` is when the specimen was taken.
     """
 
-    prediction_id: PredictionId
-    label: Label
+    prediction_id: PredictionId | None = None
+    label: Label | None = None
     result_id: Annotated[str, Meta(max_length=200)] | None = None
     result_version: Version = 1
     observed_at: Instant | None = None
+    order_id: Identifier | None = None
+    patient_id: Identifier | None = None
+    model_name: Name | None = None
+    analyte: LoincCode | None = None
+    value: float | None = None
+    unit: Unit | None = None
+    comparator: Comparator | None = None
+    status: ResultStatus = "final"
+    reported_at: Instant | None = None
+    source: Annotated[str, Meta(max_length=200)] | None = None
 
 
 class PredictionLabeled(Event, frozen=True, kw_only=True):
     """A prediction and its outcome have met, or the outcome was amended (then `previous_label` is the label before).
 
-    `label_revision` counts the labels that this prediction has had, from 1.
+    `label_revision` counts the labels that this prediction has had, from 1. `policy_version` is that of the label
+    policy which made the label of measurements, None where the laboratory said it. `delay_seconds` passed since the
+    prediction.
     """
 
     prediction_id: PredictionId
@@ -93,6 +119,8 @@ class PredictionLabeled(Event, frozen=True, kw_only=True):
     labeled_at: Instant
     subject: str | None = None
     shadows: Shadows = ()
+    policy_version: Version | None = None
+    delay_seconds: float | None = None
 
 
 class LabelRetracted(Event, frozen=True, kw_only=True):
@@ -112,6 +140,17 @@ class LabelRetracted(Event, frozen=True, kw_only=True):
     label_revision: Version
     retracted_at: Instant
     subject: str | None = None
+
+
+class SubjectErased(Event, frozen=True, kw_only=True):
+    """A patient's rows were erased: whoever keeps some of them erases them, too. `subject` is the pseudonym.
+
+    What was made before `erased_at` is meant; aggregates may stay.
+    """
+
+    subject: str
+    erased_at: Instant
+    predictions: Annotated[int, Meta(ge=0)]
 
 
 class Bin(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +290,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
         OutcomeReported,
         PredictionLabeled,
         LabelRetracted,
+        SubjectErased,
         DriftDetected,
         ModelUpdated,
         ModelStatus,

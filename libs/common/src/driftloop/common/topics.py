@@ -13,6 +13,7 @@ from driftloop.common.events import (
     OutcomeReported,
     PredictionLabeled,
     PredictionMade,
+    SubjectErased,
 )
 from driftloop.common.settings import SettingsError
 
@@ -45,7 +46,7 @@ COMPACTED = {"cleanup.policy": "compact", "max.message.bytes": "1048588"}
 PREDICTIONS = Topic("predictions", (PredictionMade,), 6, _deleted(30))
 # The only topic that may hold identifiers: kept no longer than it takes to join.
 OUTCOMES = Topic("outcomes", (OutcomeReported,), 3, _deleted(3), own=False)
-LABELED_PREDICTIONS = Topic("labeled-predictions", (PredictionLabeled, LabelRetracted), 6, _deleted(30))
+LABELED_PREDICTIONS = Topic("labeled-predictions", (PredictionLabeled, LabelRetracted, SubjectErased), 6, _deleted(30))
 DRIFT_EVENTS = Topic("drift-events", (DriftDetected,), 1, _deleted(30))
 # Serving state is one ordered story a model; every replica reads it whole.
 MODEL_UPDATES = Topic("model-updates", (ModelUpdated,), 1, COMPACTED)

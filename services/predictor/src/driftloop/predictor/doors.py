@@ -17,10 +17,11 @@ from driftloop.common.access.guard import CALLER
 from driftloop.common.conformal import prediction_set
 from driftloop.common.events import Variant
 from driftloop.common.http import PROBLEM_JSON, field_problem, problem_members
+from driftloop.common.pseudonyms import pseudonym
 from driftloop.common.rows import FieldError, InvalidRow
 from driftloop.predictor.batches import Failure, answer_rows
 from driftloop.predictor.body import PATIENT_ID, InvalidBody, read_body, read_rows, take_patient_id
-from driftloop.predictor.domain.identity import pseudonym, repeated_prediction_id
+from driftloop.predictor.domain.identity import repeated_prediction_id
 from driftloop.predictor.handlers import Answered, Asked, NoProbability, Predictor
 from driftloop.predictor.inference_log import Unavailable
 from driftloop.predictor.schema import answer_name

@@ -21,6 +21,7 @@ from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.publisher import Publisher
 from driftloop.common.logs import configure_logging
 from driftloop.common.process import Inherited, Service, incarnation, run_service
+from driftloop.common.pseudonyms import derived_key
 from driftloop.common.registry import fetch_bundle
 from driftloop.common.registry.timed import Fetch, TimedFetch
 from driftloop.common.rows import RowValidator
@@ -31,7 +32,6 @@ from driftloop.common.tracing import start_tracing
 from driftloop.common.usage import answer_help
 from driftloop.predictor.api import Admission, Limits, create_app
 from driftloop.predictor.body import PATIENT_ID
-from driftloop.predictor.domain.identity import derived_key
 from driftloop.predictor.domain.model import LoadedModel, load_model
 from driftloop.predictor.doors import Identities
 from driftloop.predictor.following import ModelFollower

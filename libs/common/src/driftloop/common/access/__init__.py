@@ -4,13 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Scope = Literal["predict", "admin"]
+Scope = Literal["predict", "label", "rows", "admin"]
 Kind = Literal["api-key", "jwt", "anonymous"]
 Header = tuple[bytes, bytes]
 
 IMPLIED: dict[Scope, frozenset[Scope]] = {
     "predict": frozenset({"predict"}),
-    "admin": frozenset({"admin", "predict"}),
+    # Report outcomes; read what was predicted, row by row.
+    "label": frozenset({"label"}),
+    "rows": frozenset({"rows"}),
+    "admin": frozenset({"admin", "predict", "label", "rows"}),
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from driftloop.common import metrics
-from driftloop.common.access import Caller, Header, Refused, Scope, all_scopes
+from driftloop.common.access import IMPLIED, Caller, Header, Refused, Scope, all_scopes
 from driftloop.common.access.jwks import IssuerKeys
 from driftloop.common.access.jwt import Tokens
 from driftloop.common.access.keyfile import PREFIX
@@ -11,7 +11,7 @@ from driftloop.common.access.keyring import KeyRing
 from driftloop.common.access.refusals import AMBIGUOUS, MISSING, forbidden, invalid
 
 _KEY_PREFIX = PREFIX.encode()
-_FORBIDDEN: dict[Scope, Refused] = {"predict": forbidden("predict"), "admin": forbidden("admin")}
+_FORBIDDEN: dict[Scope, Refused] = {scope: forbidden(scope) for scope in IMPLIED}
 _UNREADABLE = invalid(
     "unreadable", "this credential is neither an API key nor a token that is taken here: see `driftloop api-keys`"
 )

@@ -1,11 +1,9 @@
-"""Names for what must be found again: a prediction, and a patient who must not be recognised."""
+"""Names for what must be found again: predictions."""
 
-import hashlib
 import hmac
 import os
 from datetime import datetime
 
-SUBJECT_CHARACTERS = 32
 # Of an id 18 digits are drawn, and one that says which of two bits follow the variant's.
 _DRAWN_DIGITS = 20
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
@@ -22,11 +20,6 @@ def new_prediction_ids(now: datetime, count: int) -> list[str]:
     ]
 
 
-def pseudonym(key: bytes, patient_id: str) -> str:
-    """The name under which a patient is logged: HMAC-SHA256, 32 hexadecimal digits, the same for every replica."""
-    return hmac.digest(key, patient_id.encode(), "sha256").hex()[:SUBJECT_CHARACTERS]
-
-
 def repeated_prediction_id(key: bytes, caller: str, idempotency_key: str, row: int) -> str:
     """A UUID of version 8 as 32 hexadecimal digits: the same for a retry of the same caller, at any replica.
 
@@ -38,11 +31,6 @@ def repeated_prediction_id(key: bytes, caller: str, idempotency_key: str, row: i
     value = value & ~(0xF << 76) | 0x8 << 76
     value = value & ~(0b11 << 62) | 0b10 << 62
     return f"{value:032x}"
-
-
-def derived_key(key: bytes, purpose: str) -> bytes:
-    """A key for one purpose, from which the others' cannot be told."""
-    return hmac.digest(key, b"driftloop " + purpose.encode(), hashlib.sha256)
 
 
 def _measured(text: str) -> tuple[int, bytes]:
