@@ -1,81 +1,76 @@
-"""Predictions and outcomes meet here, whichever comes first, by whichever door: lock rows → rule → save and emit.
+"""Predictions and results meet here, whichever comes first, by whichever door: lock → rule → save and emit.
 
-One function for both halves, because one transaction may bring both and must lock their rows in one order.
+One function for both, because one transaction may bring both and must take its locks in one order.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
 
 from driftloop.common import metrics
-from driftloop.common.clock import Clock
+from driftloop.common.contract import Labels as Policy
 from driftloop.common.envelope import Outgoing
-from driftloop.common.events import OutcomeReported, PredictionLabeled, PredictionMade
+from driftloop.common.events import LabelRetracted, PredictionLabeled, PredictionMade
 from driftloop.common.postgres.outbox import Emit
 from driftloop.common.topics import LABELED_PREDICTIONS
-from driftloop.label_ingest.domain.labels import Change, Fate, Labels, Result, publish, take
+from driftloop.label_ingest.domain.labels import Change, Decision, Published, decide, publish
+from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT, matched
+from driftloop.label_ingest.domain.results import Fate, Result, Version, take
 from driftloop.label_ingest.domain.retries import clashes
-from driftloop.label_ingest.store import Join, Store, StoredPrediction
+from driftloop.label_ingest.reports import Answer
+from driftloop.label_ingest.store import Join, Key, Match, ResultId, Saved, Store, StoredPrediction
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["joined", "parked", "duplicate", "superseded", "conflict"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of one outcome."""
-
-    status: Status
-    detail: str | None = None
+Policies = Mapping[str, Policy]
+# What news came of: a prediction's, an order's or a patient's key → the trace context.
+Traces = Mapping[str, str | None]
 
 
 @dataclass
 class Joined:
-    """What one call did: an answer for each outcome, in order, and what is to be counted once it is committed.
+    """What one call did: an answer for each version, in order, and what is to be counted once it is committed.
 
     `delays` are seconds from a prediction to its first label, by model name. `clashes` counts predictions whose id
-    another one bears, which they do not repeat.
+    another one bears, which they do not repeat; `erased` those of a patient who was erased since.
     """
 
     answers: list[Answer] = field(default_factory=list)
     delays: list[tuple[str, float]] = field(default_factory=list)
+    retracted: int = 0
     clashes: int = 0
+    erased: int = 0
 
 
 def join(
     store: Store,
     emit: Emit,
-    clock: Clock,
+    now: datetime,
+    policies: Policies,
     predictions: Sequence[PredictionMade],
-    outcomes: Sequence[OutcomeReported],
-    traces: Mapping[str, str | None],
+    versions: Sequence[Version],
+    traces: Traces,
 ) -> Joined:
-    """Take predictions and outcomes, in any order of arrival and however often, and emit each change of a label.
-
-    Outcomes of one prediction are taken one after the other. `traces` has the trace context in which news of a
-    prediction id came.
-    """
+    """Take predictions and results, in any order of arrival and however often, and emit each change of a label."""
     joined = Joined()
+    keys = store.lock_keys(_counts(predictions, versions))
+    kept = [one for one in predictions if not _erased(one, keys)]
+    joined.erased = len(predictions) - len(kept)
     # Reversed, so that of two with one id the first stays.
-    halves = {one.prediction_id: one for one in reversed(predictions)}
-    rows = store.lock(halves, (one.prediction_id for one in outcomes))
-    joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in predictions)
-    labels = {id_: row.labels for id_, row in rows.items()}
-    changes = [(id_, change) for id_ in halves for change in _settled(id_, rows, labels)]
-    for outcome in outcomes:
-        id_ = outcome.prediction_id
-        labels[id_], fate = take(labels[id_], _result(outcome))
-        joined.answers.append(_answer(fate, labels[id_], rows[id_]))
-        changes += [(id_, change) for change in _settled(id_, rows, labels)]
+    halves = {one.prediction_id: one for one in reversed(kept)}
+    rows = store.lock(halves, (one.key[1:] for one in versions if one.key[0] == PREDICTION))
+    joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in kept)
 
-    now = clock()
-    _save(store, rows, labels, now)
+    come = _Come(store, policies, rows, now)
+    come.take(versions)
+    come.match(_met(kept, keys))
+    come.unpark(halves)
+    changes = come.decide()
+    joined.answers = come.answers()
     if changes:
-        _emit(store, emit, changes, traces, now, joined)
+        _emit(store, emit, changes, come, traces, now, joined)
     return joined
 
 
@@ -89,71 +84,279 @@ def observe(joined: Joined) -> None:
         metrics.LABEL_DELAY.labels(model).observe(seconds)
     if joined.clashes:
         logger.warning("predictions bear an id that is taken; the first stays", extra={"predictions": joined.clashes})
+    if joined.erased:
+        logger.warning("predictions of erased patients are not kept", extra={"predictions": joined.erased})
+
+
+class _Come:
+    """What a batch brought, on its way through the steps of a join. `rows` grows as further join rows are locked."""
+
+    def __init__(self, store: Store, policies: Policies, rows: dict[str, Join], now: datetime) -> None:
+        self._store = store
+        self._policies = policies
+        self._now = now
+        self.rows = rows
+        self.decisions: dict[str, Decision] = {}
+        self._ids: list[ResultId] = []
+        self._fates: list[Fate] = []
+        self._results: dict[ResultId, Result] = {}
+        # Results that name an order or a patient and are new or say something else now.
+        self._keyed: set[ResultId] = set()
+        # Which predictions each of them belongs to.
+        self._belongs: dict[ResultId, set[str]] = {}
+        # By prediction, how many results this batch has attached to it.
+        self._attached: Counter[str] = Counter()
+        # Predictions whose results must be read again, because this batch does not hold all of them.
+        self._reread: set[str] = set()
+
+    def take(self, versions: Sequence[Version]) -> None:
+        """Fold the versions into their results, one after the other."""
+        if not versions:
+            return
+        self._ids = [(one.key, one.result) for one in versions]
+        by_id: dict[ResultId, list[int]] = {}
+        for place, id_ in enumerate(self._ids):
+            by_id.setdefault(id_, []).append(place)
+        self._fates = [Fate.HOLDS] * len(versions)
+        folded = {id_: self._fold(None, versions, places) for id_, places in by_id.items()}
+        there = {id_: self._is_there(id_) for id_ in by_id}
+        known, fresh = self._store.lock_results(
+            (replace(one, matched=there[id_]) for id_, one in folded.items()), self._now
+        )
+        changed: set[ResultId] = set()
+        for id_, places in by_id.items():
+            if id_ not in fresh:
+                result = self._fold(known[id_], versions, places)
+                if id_[0][0] == PREDICTION:
+                    result = replace(result, matched=there[id_])
+                if result != known[id_]:
+                    changed.add(id_)
+                known[id_] = result
+        self._store.save_results(known[id_] for id_ in changed)
+        self._results = known
+        for key, _result in fresh:
+            if key[0] == PREDICTION:
+                self._attached[key[1:]] += 1
+        self._reread |= {key[1:] for key, _ in by_id if key[0] == PREDICTION and self.rows[key[1:]].reports}
+        self._keyed = {id_ for id_ in fresh | changed if id_[0][0] != PREDICTION}
+
+    def _fold(self, result: Result | None, versions: Sequence[Version], places: Sequence[int]) -> Result:
+        for place in places:
+            result, self._fates[place] = take(result, versions[place])
+        assert result is not None
+        return result
+
+    def _is_there(self, id_: ResultId) -> bool:
+        key, _result = id_
+        return key[0] == PREDICTION and self.rows[key[1:]].taken is not None
+
+    def match(self, met: Sequence[str]) -> None:
+        """Find the predictions of results that name an order or a patient.
+
+        `met` are the keys of new predictions that have results: these may belong elsewhere now.
+        """
+        results = {id_: self._results[id_] for id_ in self._keyed}
+        if met:
+            results |= self._store.results_of_keys(met)
+        if not results:
+            return
+        before = self._store.matches(results)
+        after = self._belonging(results)
+        gone, come = before - after, after - before
+        self._store.change_matches(gone, come)
+        touched = {id_ for id_, _key, _result in gone | come}
+        # What a corrected result says has changed, wherever it belongs.
+        touched |= {id_ for id_, key, result in after if (key, result) in self._keyed}
+        self.rows.update(self._store.lock_joins(touched - self.rows.keys()))
+        self._attached.update(id_ for id_, _key, _result in come)
+        self._reread |= touched
+        self._flag(results, after)
+
+    def _belonging(self, results: Mapping[ResultId, Result]) -> set[Match]:
+        orders = {key[1:] for key, _ in results if key[0] == ORDER}
+        subjects = {one.holds.subject for one in results.values() if one.holds.subject is not None}
+        candidates = self._store.candidates(orders, subjects)
+        by_order: dict[str | None, set[int]] = {}
+        by_subject: dict[str | None, set[int]] = {}
+        for place, one in enumerate(candidates):
+            by_order.setdefault(one.order, set()).add(place)
+            by_subject.setdefault(one.subject, set()).add(place)
+        found: set[Match] = set()
+        for (key, name), result in results.items():
+            near = by_order.get(key[1:], set()) if key[0] == ORDER else set()
+            if result.holds.subject is not None:
+                near = near | by_subject.get(result.holds.subject, set())
+            ids = matched(result.holds, [candidates[place] for place in near], self._policies)
+            found |= {(id_, key, name) for id_ in ids}
+        return found
+
+    def _flag(self, results: Mapping[ResultId, Result], after: set[Match]) -> None:
+        """Say of each result whether it belongs anywhere."""
+        belongs: dict[ResultId, set[str]] = {id_: set() for id_ in results}
+        for prediction, key, result in after:
+            belongs[key, result].add(prediction)
+        self._belongs = belongs
+        flagged = {id_: replace(one, matched=bool(belongs[id_])) for id_, one in results.items()}
+        self._results.update(flagged)
+        self._store.save_results(one for id_, one in flagged.items() if one != results[id_])
+
+    def unpark(self, predictions: Iterable[str]) -> None:
+        """Results that named a prediction by its id before it came are parked no more."""
+        waited_for = {id_ for id_ in predictions if self.rows[id_].reports}
+        if waited_for:
+            self._store.unpark(waited_for)
+            self._reread |= waited_for
+
+    def decide(self) -> dict[str, Change]:
+        """The label of every prediction that has news, saved; what is to be published of it."""
+        named = {key[1:] for key, _ in self._results if key[0] == PREDICTION}
+        known = {id_ for id_ in named | self._reread if self.rows[id_].taken is not None}
+        results = self._store.results_of(self._reread & known) if self._reread & known else {}
+        for (key, _), result in self._results.items():
+            if key[0] == PREDICTION and key[1:] not in self._reread:
+                results.setdefault(key[1:], []).append(result)
+        changes: dict[str, Change] = {}
+        saved: dict[str, Saved] = {}
+        for id_ in named | self._reread:
+            row = self.rows[id_]
+            if row.taken is None:
+                if self._attached[id_]:
+                    saved[id_] = Saved(row.published, None, False, self._attached[id_])
+                continue
+            decision = decide(self._policies.get(row.taken.model_name), results.get(id_, []))
+            self.decisions[id_] = decision
+            change = publish(row.published, decision)
+            if change is not None:
+                changes[id_] = change
+            elif not self._attached[id_] and decision.contested == row.contested:
+                continue
+            published = row.published if change is None else Published(change.label, change.revision)
+            saved[id_] = Saved(published, decision.policy_version, decision.contested, self._attached[id_])
+        self._store.save(saved, self._now)
+        return changes
+
+    def answers(self) -> list[Answer]:
+        """What became of each version, in order."""
+        return [self._answer(id_, fate) for id_, fate in zip(self._ids, self._fates, strict=True)]
+
+    def _answer(self, id_: ResultId, fate: Fate) -> Answer:
+        result, held = self._results[id_], self._results[id_].holds
+        decisions = [self.decisions[one] for one in self._predictions(id_) if one in self.decisions]
+        label = next((one.label for one in decisions if one.label is not None), held.label)
+        holding = "no label" if label is None else f"label {label}"
+        if fate is Fate.DUPLICATE:
+            return Answer("duplicate")
+        if fate is Fate.SUPERSEDED:
+            return Answer("superseded", f"version {held.version} is known: {holding} holds")
+        if fate is Fate.CONFLICT or any(one.contested for one in decisions):
+            said = f"version {held.version} was reported with two contents" if result.contested else "results disagree"
+            return Answer("conflict", f"{said}: {holding} holds until a newer one")
+        if not result.matched:
+            return Answer("parked")
+        if held.withdrawn:
+            return Answer("retracted")
+        if any(one.label is not None for one in decisions):
+            return Answer("joined")
+        return Answer("waiting", f"there is no label yet: this waits for {decisions[0].waits}" if decisions else None)
+
+    def trace(self, prediction_id: str, traces: Traces) -> str | None:
+        """The trace context of what brought news of a prediction."""
+        own = traces.get(PREDICTION + prediction_id)
+        if own is not None:
+            return own
+        keys = (key for (key, _), ids in self._belongs.items() if prediction_id in ids)
+        return next((one for key in keys if (one := traces.get(key)) is not None), None)
+
+    def _predictions(self, id_: ResultId) -> Iterable[str]:
+        key, _result = id_
+        return [key[1:]] if key[0] == PREDICTION else sorted(self._belongs.get(id_, ()))
+
+
+def _counts(predictions: Sequence[PredictionMade], versions: Sequence[Version]) -> dict[str, list[int]]:
+    """By key of an order or a patient, how many predictions and results name it."""
+    counts: dict[str, list[int]] = {}
+    for made in predictions:
+        for key in _keys(made):
+            counts.setdefault(key, [0, 0])[0] += 1
+    for one in versions:
+        if one.key[0] != PREDICTION:
+            counts.setdefault(one.key, [0, 0])[1] += 1
+            if one.subject is not None and one.key[0] != SUBJECT:
+                counts.setdefault(SUBJECT + one.subject, [0, 0])[1] += 1
+    return counts
+
+
+def _keys(made: PredictionMade) -> list[str]:
+    keys = [] if made.subject is None else [SUBJECT + made.subject]
+    return keys if made.order is None else [*keys, ORDER + made.order]
+
+
+def _erased(made: PredictionMade, keys: Mapping[str, Key]) -> bool:
+    if made.subject is None:
+        return False
+    erased_at = keys[SUBJECT + made.subject].erased_at
+    return erased_at is not None and made.predicted_at <= erased_at
+
+
+def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list[str]:
+    """The keys of predictions that may have results."""
+    return sorted({key for made in predictions for key in _keys(made) if keys[key].results})
 
 
 def _clashes(row: Join, made: PredictionMade) -> bool:
     return row.taken is not None and clashes(row.taken, made)
 
 
-def _result(outcome: OutcomeReported) -> Result:
-    return Result(outcome.result_version, outcome.observed_at, outcome.result_id, outcome.label)
-
-
-def _settled(id_: str, rows: Mapping[str, Join], labels: dict[str, Labels]) -> list[Change]:
-    """What is to be published of one prediction now; its labels are moved on."""
-    if rows[id_].taken is None:
-        return []
-    labels[id_], change = publish(labels[id_])
-    return [] if change is None else [change]
-
-
-def _answer(fate: Fate, labels: Labels, row: Join) -> Answer:
-    held = labels.holds
-    assert held is not None
-    if fate is Fate.HOLDS:
-        return Answer("parked" if row.taken is None else "joined")
-    if fate is Fate.DUPLICATE:
-        return Answer("duplicate")
-    if fate is Fate.SUPERSEDED:
-        return Answer("superseded", f"version {held.version} is known: label {held.label} holds")
-    return Answer(
-        "conflict", f"version {held.version} was reported with both labels: label {held.label} holds until a newer one"
-    )
-
-
-def _save(store: Store, rows: Mapping[str, Join], labels: Mapping[str, Labels], now: datetime) -> None:
-    changed = {id_: one for id_, one in labels.items() if one != rows[id_].labels}
-    if changed:
-        store.save(changed, now)
-
-
 def _emit(
     store: Store,
     emit: Emit,
-    changes: Sequence[tuple[str, Change]],
-    traces: Mapping[str, str | None],
+    changes: Mapping[str, Change],
+    come: _Come,
+    traces: Traces,
     now: datetime,
     joined: Joined,
 ) -> None:
-    stored = store.predictions({id_ for id_, _change in changes})
+    taken = {id_: row.taken for id_ in changes if (row := come.rows[id_]).taken is not None}
+    stored = store.predictions({id_: one for id_, one in taken.items() if one is not None})
     emit(
         Outgoing(
             LABELED_PREDICTIONS.name,
             id_,
-            _event(id_, stored[id_], change, now),
+            _event(id_, stored[id_], change, come.decisions[id_], now),
             f"labeled:{id_}:{change.revision}",
             now,
-            traces.get(id_),
+            come.trace(id_, traces),
         )
-        for id_, change in changes
+        for id_, change in changes.items()
     )
-    for id_, change in changes:
-        if change.previous is None:
-            delay = (now - stored[id_].predicted_at).total_seconds()
-            joined.delays.append((stored[id_].model_name, max(delay, 0.0)))
+    for id_, change in changes.items():
+        if change.revision == 1:
+            joined.delays.append((stored[id_].model_name, _delay(stored[id_], now)))
+        joined.retracted += change.label is None
 
 
-def _event(id_: str, stored: StoredPrediction, change: Change, now: datetime) -> PredictionLabeled:
+def _delay(stored: StoredPrediction, now: datetime) -> float:
+    return max((now - stored.predicted_at).total_seconds(), 0.0)
+
+
+def _event(
+    id_: str, stored: StoredPrediction, change: Change, decision: Decision, now: datetime
+) -> PredictionLabeled | LabelRetracted:
+    if change.label is None:
+        assert change.previous is not None
+        return LabelRetracted(
+            prediction_id=id_,
+            model_name=stored.model_name,
+            model_version=stored.model_version,
+            predicted_at=stored.predicted_at,
+            score=stored.score,
+            prediction=stored.prediction,
+            variant=stored.variant,
+            previous_label=change.previous,
+            label_revision=change.revision,
+            retracted_at=now,
+            subject=stored.subject,
+        )
     return PredictionLabeled(
         prediction_id=id_,
         model_name=stored.model_name,
@@ -169,4 +372,6 @@ def _event(id_: str, stored: StoredPrediction, change: Change, now: datetime) ->
         labeled_at=now,
         subject=stored.subject,
         shadows=stored.shadows,
+        policy_version=decision.policy_version,
+        delay_seconds=_delay(stored, now),
     )

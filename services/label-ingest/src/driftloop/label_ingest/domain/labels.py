@@ -1,82 +1,102 @@
-"""The label rule: which of several results for one prediction holds, and what is published when that changes.
+"""The label rule: what the results of one prediction make of it, and what is published when that changes.
 
-The state is a fold over results that forgets all but the winner; it comes out the same in whatever order, and however
-often, the results arrive.
+A label is a function of the results as they are known, and of the model's policy: how it came to them plays no part.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
+from datetime import datetime, timedelta
 
-_EARLIEST = datetime.min.replace(tzinfo=UTC)
+from driftloop.common.contract import Labels as Policy
+from driftloop.label_ingest.domain.measuring import abnormal
+from driftloop.label_ingest.domain.results import EARLIEST, Result, Version
 
-
-class Fate(StrEnum):
-    """What a result did to the label of its prediction."""
-
-    HOLDS = "holds"
-    DUPLICATE = "duplicate"
-    SUPERSEDED = "superseded"
-    CONFLICT = "conflict"
+Reading = tuple[Version, bool]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One laboratory result for a prediction; `observed_at` and `result_id` may be unknown."""
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A label, or None and `waits` saying for what. `policy_version` is None where the laboratory said the label.
 
-    version: int
-    observed_at: datetime | None
-    result_id: str | None
-    label: int
-
-    @property
-    def rank(self) -> tuple[int, datetime, str, int]:
-        """The total order of results: the highest holds."""
-        return self.version, self.observed_at or _EARLIEST, self.result_id or "", self.label
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The label of one prediction so far.
-
-    `contested` says that the version that holds was reported with both labels. `published` is the label that was last
-    published, `revision` how many were.
+    `contested`: results that count disagree, or a version of one was reported with two contents.
     """
 
-    holds: Result | None = None
+    label: int | None
     contested: bool = False
-    published: int | None = None
+    policy_version: int | None = None
+    waits: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was last published of a prediction: a label, or None after it was retracted, and how many changes so far."""
+
+    label: int | None = None
     revision: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Change:
-    """A label to publish: the `revision`-th of its prediction; `previous` is None for the first."""
+    """What is to be published: the `revision`-th change of a prediction's label, to None where it is retracted."""
 
-    label: int
+    label: int | None
     previous: int | None
     revision: int
 
 
-def take(labels: Labels, result: Result) -> tuple[Labels, Fate]:
-    """The labels after one more result, and what it did."""
-    held = labels.holds
-    if held is None or result.version > held.version:
-        return replace(labels, holds=result, contested=False), Fate.HOLDS
-    if result.version < held.version:
-        return labels, Fate.SUPERSEDED
-    if result.label == held.label and result.rank <= held.rank:
-        return labels, Fate.DUPLICATE
-    contested = labels.contested or result.label != held.label
-    winner = max(held, result, key=lambda one: one.rank)
-    fate = Fate.HOLDS if result.label == held.label else Fate.CONFLICT
-    return replace(labels, holds=winner, contested=contested), fate
+def decide(policy: Policy | None, results: Iterable[Result]) -> Decision:
+    """The label that results make under a policy.
+
+    A label that a laboratory states goes before what it measured. Of several stated ones that of the latest specimen
+    holds, then of the highest version, of the highest source and id, and the higher label.
+    """
+    counting = [one for one in results if one.holds.counts]
+    stated = [one for one in counting if one.holds.label is not None]
+    if stated:
+        winner = max(stated, key=_standing).holds
+        disagree = any(one.holds.label != winner.label for one in stated) or any(one.contested for one in stated)
+        return Decision(winner.label, disagree)
+    if policy is None:
+        return Decision(None, waits="the contract of its model")
+    readings = [
+        (one.holds, verdict) for one in counting if (verdict := _abnormal(policy, one.holds)) is not None
+    ]
+    if not readings:
+        return Decision(None, waits="a final result" if not counting else "a result that the label policy can read")
+    decided = _single(readings) if policy.decide == "single" else _confirmed(readings, policy.confirm_within_days)
+    return replace(decided, contested=any(one.contested for one in counting), policy_version=policy.version)
 
 
-def publish(labels: Labels) -> tuple[Labels, Change | None]:
-    """What to publish of a known prediction: the label that holds, if it is not the one that was published last."""
-    held = labels.holds
-    if held is None or held.label == labels.published:
-        return labels, None
-    change = Change(held.label, labels.published, labels.revision + 1)
-    return replace(labels, published=change.label, revision=change.revision), change
+def publish(published: Published, decision: Decision) -> Change | None:
+    """What to publish of a known prediction, if its label is not the one that was published last."""
+    if decision.label == published.label:
+        return None
+    return Change(decision.label, published.label, published.revision + 1)
+
+
+def _standing(one: Result) -> tuple[datetime, int, datetime, str, int]:
+    held = one.holds
+    assert held.label is not None
+    return held.observed_at or EARLIEST, held.version, held.reported_at or EARLIEST, held.result, held.label
+
+
+def _abnormal(policy: Policy, one: Version) -> bool | None:
+    if one.analyte is None or one.value is None or one.unit is None:
+        return None
+    return abnormal(policy, one.analyte, one.value, one.unit, one.comparator)
+
+
+def _single(readings: Sequence[Reading]) -> Decision:
+    return Decision(int(any(verdict for _one, verdict in readings)))
+
+
+def _confirmed(readings: Sequence[Reading], within_days: float) -> Decision:
+    """1 where two abnormal results are near enough; 0 where none is abnormal, or the latest result is not."""
+    ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, reading[0].result))
+    times = [one.observed_at or EARLIEST for one, verdict in ordered if verdict]
+    within = timedelta(days=within_days)
+    if any(later - earlier <= within for earlier, later in zip(times, times[1:], strict=False)):
+        return Decision(1)
+    if not times or not ordered[-1][1]:
+        return Decision(0)
+    return Decision(None, waits=f"a second abnormal result within {within_days:g} days")

@@ -1,22 +1,13 @@
-"""What the event types allow and a database cannot keep. An event that breaks these can never be applied."""
+"""What the event types allow of a prediction and a database cannot keep: it can never be applied."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from driftloop.common.events import OutcomeReported, PredictionMade
+from driftloop.common.events import PredictionMade
 
 # Beyond these an instant does not survive the passage through every time zone and every client.
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
-
-
-def outcome_problem(event: OutcomeReported) -> str | None:
-    """Which field of an outcome cannot be kept and why, or None. The text holds no value."""
-    if event.result_id is not None and "\0" in event.result_id:
-        return "result_id: must not contain the character U+0000"
-    if event.observed_at is not None and not EARLIEST <= event.observed_at < LATEST:
-        return f"observed_at: must be between {EARLIEST.year} and {LATEST.year}"
-    return None
 
 
 def prediction_problem(event: PredictionMade) -> str | None:
@@ -26,13 +17,15 @@ def prediction_problem(event: PredictionMade) -> str | None:
     if event.repeatable_until is not None and not EARLIEST <= event.repeatable_until < LATEST:
         return f"repeatable_until: must be between {EARLIEST.year} and {LATEST.year}"
     if any("\0" in text for text in _texts(event)):
-        return "features or subject: must not contain the character U+0000"
+        return "features, subject or order: must not contain the character U+0000"
     return None
 
 
 def _texts(event: PredictionMade) -> Iterator[str]:
     if event.subject is not None:
         yield event.subject
+    if event.order is not None:
+        yield event.order
     for name, value in event.features.items():
         yield name
         if isinstance(value, str):

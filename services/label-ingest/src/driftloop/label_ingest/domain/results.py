@@ -1,0 +1,114 @@
+"""What a laboratory says: results, each in several versions, of which the newest counts, in whatever order they come."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from driftloop.common.events import Comparator, ResultStatus
+
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+# In the life of one version a later stage counts.
+_STAGES: dict[ResultStatus, int] = {
+    "preliminary": 0,
+    "final": 1,
+    "corrected": 2,
+    "cancelled": 3,
+    "entered-in-error": 4,
+}
+
+
+class Fate(StrEnum):
+    """What a version did to its result."""
+
+    HOLDS = "holds"
+    DUPLICATE = "duplicate"
+    SUPERSEDED = "superseded"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a result.
+
+    `key` is what it names: `p` and a prediction's id, `o` and an order's pseudonym, or `s` and a patient's. `result`
+    tells the results of one key apart: the source and the id there. `subject` is the patient whose prediction is looked
+    for where the order, or the patient, is all that is named. `model_name` is None where any model's will do.
+    """
+
+    key: str
+    result: str
+    subject: str | None
+    model_name: str | None
+    version: int
+    reported_at: datetime | None
+    status: ResultStatus
+    observed_at: datetime | None
+    label: int | None
+    analyte: str | None = None
+    value: float | None = None
+    unit: str | None = None
+    comparator: Comparator | None = None
+
+    @property
+    def says(self) -> tuple[object, ...]:
+        """What two reports of one version must agree on."""
+        return self.status, self.label, self.analyte, self.value, self.unit, self.comparator
+
+    @property
+    def age(self) -> tuple[int, datetime, int]:
+        """Of two versions the one with the higher age counts."""
+        return self.version, self.reported_at or EARLIEST, _STAGES[self.status]
+
+    @property
+    def rank(self) -> tuple[object, ...]:
+        """Decides between two reports of one age: the later specimen, then the higher label or value."""
+        return (
+            *self.age,
+            self.observed_at or EARLIEST,
+            -1 if self.label is None else self.label,
+            self.value is not None and self.value,
+            self.comparator or "",
+            self.unit or "",
+            self.analyte or "",
+            self.status,
+            self.model_name or "",
+            self.subject or "",
+        )
+
+    @property
+    def counts(self) -> bool:
+        """Whether a label may be made of it."""
+        return self.status in ("final", "corrected")
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the laboratory took it back."""
+        return self.status in ("cancelled", "entered-in-error")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result as it is known: the version that counts, whether that was reported with two contents, and whether it
+    belongs to a prediction that is there."""
+
+    holds: Version
+    contested: bool = False
+    matched: bool = False
+
+
+def take(known: Result | None, come: Version) -> tuple[Result, Fate]:
+    """The result after one more report, and what that did. The result does not depend on the order of reports."""
+    if known is None:
+        return Result(come), Fate.HOLDS
+    held = known.holds
+    if come.age > held.age:
+        return replace(known, holds=come, contested=False), Fate.HOLDS
+    if come.age < held.age:
+        return known, Fate.SUPERSEDED
+    differs = come.says != held.says
+    if not differs and come.rank <= held.rank:
+        return known, Fate.DUPLICATE
+    winner = max(held, come, key=lambda one: one.rank)
+    return replace(known, holds=winner, contested=known.contested or differs), (
+        Fate.CONFLICT if differs else Fate.HOLDS
+    )

@@ -1,0 +1,121 @@
+"""Where every door's outcomes, and the predictions of the log, come in: judged, joined, committed, counted."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import psycopg
+from psycopg import Connection
+
+from driftloop.common import metrics
+from driftloop.common.clock import Clock
+from driftloop.common.events import OutcomeReported, PredictionMade
+from driftloop.common.kafka.consumer import Delivery, InvalidEvent
+from driftloop.common.postgres.outbox import emit
+from driftloop.common.postgres.pool import Pool
+from driftloop.label_ingest import handlers
+from driftloop.label_ingest.domain.limits import prediction_problem
+from driftloop.label_ingest.domain.matching import PREDICTION
+from driftloop.label_ingest.domain.outcomes import Terms, outcome_problem, version_of
+from driftloop.label_ingest.domain.results import Version
+from driftloop.label_ingest.reports import Answer, Rejected
+from driftloop.label_ingest.store import Store
+
+logger = logging.getLogger(__name__)
+
+# Of two transactions that wait for each other the server ends one; it passes when it is tried again.
+DEADLOCK_TRIES = 5
+
+
+class Intake:
+    """The one way in. `published` is called after a transaction that may have emitted."""
+
+    def __init__(self, pool: Pool, terms: Terms, clock: Clock, published: Callable[[], None]) -> None:
+        self._pool = pool
+        self._terms = terms
+        self._clock = clock
+        self._published = published
+        self._uncommitted: handlers.Joined | None = None
+
+    def problem(self, outcome: OutcomeReported) -> str | None:
+        """Why an outcome can never count, or None."""
+        return outcome_problem(outcome, self._terms, self._clock())
+
+    def take(self, items: Sequence[OutcomeReported | Rejected], traceparent: str | None = None) -> list[Answer]:
+        """Keep all that is good, in one committed transaction; an answer for each item, in order.
+
+        Raises psycopg.Error: then nothing was kept, and sending the same again is harmless.
+        """
+        problems = [one.detail if isinstance(one, Rejected) else self.problem(one) for one in items]
+        versions = [
+            version_of(one, self._terms)
+            for one, problem in zip(items, problems, strict=True)
+            if isinstance(one, OutcomeReported) and problem is None
+        ]
+        taken: list[Answer] = []
+        if versions:
+            joined = self._committed(versions, traceparent)
+            handlers.observe(joined)
+            taken = joined.answers
+        metrics.OUTCOMES.labels("rejected").inc(len(items) - len(versions))
+        answers = iter(taken)
+        return [next(answers) if problem is None else Answer("rejected", problem) for problem in problems]
+
+    def _committed(self, versions: Sequence[Version], traceparent: str | None) -> handlers.Joined:
+        traces = {one.key: traceparent for one in versions}
+        for attempt in range(DEADLOCK_TRIES):
+            try:
+                with self._pool.connection() as connection:
+                    joined = self._join(connection, (), versions, traces)
+                self._published()
+                return joined
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                if attempt == DEADLOCK_TRIES - 1:
+                    raise
+                # Not both at once again.
+                time.sleep(random.uniform(0, 0.02))
+        raise AssertionError("unreachable")
+
+    def batch(self, connection: Connection, batch: Sequence[Delivery]) -> None:
+        """Join what the topics brought, in the transaction of their offsets. Raises InvalidEvent."""
+        self._uncommitted = None
+        predictions: list[PredictionMade] = []
+        versions: list[Version] = []
+        traces: dict[str, str | None] = {}
+        now = self._clock()
+        for one in batch:
+            event = one.event
+            if isinstance(event, PredictionMade):
+                _refuse(prediction_problem(event))
+                predictions.append(event)
+                traces[PREDICTION + event.prediction_id] = one.envelope.traceparent
+            elif isinstance(event, OutcomeReported):
+                _refuse(outcome_problem(event, self._terms, now))
+                versions.append(version := version_of(event, self._terms))
+                traces[version.key] = one.envelope.traceparent
+        self._uncommitted = self._join(connection, predictions, versions, traces)
+
+    def committed(self) -> None:
+        """What the last batch did is durable."""
+        if self._uncommitted is not None:
+            handlers.observe(self._uncommitted)
+            self._uncommitted = None
+        self._published()
+
+    def _join(
+        self,
+        connection: Connection,
+        predictions: Sequence[PredictionMade],
+        versions: Sequence[Version],
+        traces: handlers.Traces,
+    ) -> handlers.Joined:
+        return handlers.join(
+            Store(connection), lambda events: emit(connection, events), self._clock(), self._terms.policies,
+            predictions, versions, traces,
+        )  # fmt: skip
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise InvalidEvent(problem)
