@@ -14,7 +14,7 @@ import pytest
 
 from driftloop.common.events import OutcomeReported, PredictionMade, ShadowScore
 from driftloop.devstack import Stack
-from driftloop.label_ingest.handlers import Answer
+from driftloop.label_ingest.reports import Answer
 from tests.support.house import House
 from tests.support.label_ingest import BORROWER, Desk, made, opened, outcome
 from tests.support.predictions import START, repeatable

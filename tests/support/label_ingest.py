@@ -14,7 +14,14 @@ import msgspec
 from fastapi import FastAPI
 
 from driftloop.common.contract import Contract, load_contract
-from driftloop.common.events import OutcomeReported, PredictionLabeled, PredictionMade
+from driftloop.common.events import (
+    EVENT_TYPES,
+    LabelRetracted,
+    OutcomeReported,
+    PredictionLabeled,
+    PredictionMade,
+    SubjectErased,
+)
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.postgres.pool import Pool
 from driftloop.common.rows import Row
@@ -22,6 +29,9 @@ from driftloop.common.topics import Namespace
 from driftloop.devstack import Stack
 from driftloop.label_ingest import handlers
 from driftloop.label_ingest.api import create_app
+from driftloop.label_ingest.domain.outcomes import Terms, version_of
+from driftloop.label_ingest.intake import Intake
+from driftloop.label_ingest.reports import Answer
 from driftloop.label_ingest.store import Store
 from tests.support.asgi import ask
 from tests.support.house import House
@@ -30,6 +40,7 @@ from tests.support.predictions import START, prediction
 
 LOAN = load_contract(MODELS / "loan" / "contract.yaml")
 DIABETES = load_contract(MODELS / "diabetes" / "contract.yaml")
+PSEUDONYM_KEY = b"a key of these tests alone"
 BORROWER: Row = {"income": 42_000.0, "employment": "retired", "term": 24}
 
 
@@ -45,31 +56,46 @@ class Desk:
     def clear(self) -> None:
         """Forget everything: tests that share a desk find it as if it were new."""
         with self.pool.connection() as connection:
-            connection.execute("TRUNCATE joins, outbox")
+            connection.execute("TRUNCATE joins, predictions, results, matches, keys, expired_results, outbox")
+
+    @property
+    def terms(self) -> Terms:
+        """What outcomes are judged by."""
+        return Terms({name: one.labels for name, one in self.contracts.items()}, PSEUDONYM_KEY)
+
+    @cached_property
+    def intake(self) -> Intake:
+        """The way in of every door."""
+        return Intake(self.pool, self.terms, lambda: self.now, lambda: None)
 
     def take(
         self, predictions: Sequence[PredictionMade] = (), outcomes: Sequence[OutcomeReported] = ()
-    ) -> list[handlers.Answer]:
+    ) -> list[Answer]:
         """A batch arrives; the answers to its outcomes."""
         with self.pool.connection() as connection:
             joined = handlers.join(
-                Store(connection), lambda events: emit(connection, events), lambda: self.now, predictions, outcomes, {}
-            )
+                Store(connection), lambda events: emit(connection, events), self.now, self.terms.policies,
+                predictions, [version_of(one, self.terms) for one in outcomes], {},
+            )  # fmt: skip
         self.clashes += joined.clashes
         return joined.answers
 
-    def published(self) -> list[PredictionLabeled]:
+    def events(self) -> list[PredictionLabeled | LabelRetracted | SubjectErased]:
         """What the outbox holds, in order."""
         with self.pool.connection() as connection:
-            rows = connection.execute("SELECT value FROM outbox ORDER BY id").fetchall()
-        return [msgspec.json.decode(value, type=PredictionLabeled) for (value,) in rows]
+            rows = connection.execute("SELECT event_type, value FROM outbox ORDER BY id").fetchall()
+        return [msgspec.json.decode(value, type=EVENT_TYPES[kind]) for kind, value in rows]
+
+    def published(self) -> list[PredictionLabeled]:
+        """The labels in the outbox, in order."""
+        return [event for event in self.events() if isinstance(event, PredictionLabeled)]
 
     @cached_property
     def app(self) -> FastAPI:
         """The HTTP face."""
         return create_app(
-            pool=self.pool, reading=self.pool, contracts=self.contracts, clock=lambda: self.now,
-            published=lambda: None, max_body_bytes=1_048_576,
+            intake=self.intake, pool=self.pool, reading=self.pool, contracts=self.contracts,
+            pseudonym_key=PSEUDONYM_KEY, clock=lambda: self.now, published=lambda: None, max_body_bytes=1_048_576,
         )  # fmt: skip
 
     def post(self, body: object) -> httpx.Response:

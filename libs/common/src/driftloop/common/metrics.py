@@ -74,6 +74,13 @@ PRODUCE_FAILED = Counter("driftloop_produce_failed_total", "Records that the bro
 OUTBOX_ROWS = Gauge("driftloop_outbox_rows", "Rows that wait to be published.", ["shard"])
 
 OUTCOMES = Counter("driftloop_outcomes_total", "Outcomes, by what became of them.", ["status"])
+PARKED_OUTCOMES = Gauge("driftloop_parked_outcomes", "Outcomes that wait for their prediction.")
+OLDEST_PARKED_OUTCOME = Gauge("driftloop_oldest_parked_outcome_seconds", "How long the oldest of them has waited.")
+EXPIRED_OUTCOMES = Counter(
+    "driftloop_expired_outcomes_total", "Outcomes whose prediction did not come in time: in table expired_results."
+)
+LABELS_RETRACTED = Counter("driftloop_labels_retracted_total", "Labels taken back without another in their place.")
+SUBJECTS_ERASED = Counter("driftloop_subjects_erased_total", "Patients whose rows were erased.")
 LABEL_DELAY = Histogram(
     "driftloop_label_delay_seconds",
     "Time from a prediction to its label.",

@@ -6,7 +6,20 @@ The predictor gives them to what it logs, label-ingest to what laboratories repo
 import hashlib
 import hmac
 
+from driftloop.common.settings import Secret, SettingsError
+
 CHARACTERS = 32
+MIN_KEY_CHARACTERS = 16
+
+
+def pseudonym_key(setting: Secret) -> bytes:
+    """The key that a service was told. Raises SettingsError where it is too short to keep a secret."""
+    if len(setting.value) < MIN_KEY_CHARACTERS:
+        raise SettingsError(
+            f"DRIFTLOOP_PSEUDONYM_KEY has {len(setting.value)} characters: use at least {MIN_KEY_CHARACTERS} random "
+            "ones, the same for every replica of the predictor and of label-ingest"
+        )
+    return setting.value.encode()
 
 
 def pseudonym(key: bytes, patient_id: str) -> str:

@@ -1,9 +1,10 @@
-"""label-ingest's doors: laboratories report outcomes, the trainer reads rows, people read counts."""
+"""label-ingest's doors: laboratories report outcomes, the trainer reads rows, people read counts and erase patients."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import closing
-from typing import Annotated, Any
+from datetime import timedelta
+from typing import Annotated, Any, Literal
 
 import msgspec
 import psycopg
@@ -12,28 +13,37 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
 
 from driftloop.common import metrics
+from driftloop.common.access.guard import CALLER
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
 from driftloop.common.events import OutcomeReported
 from driftloop.common.http import BodyLimit, problem
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.postgres.pool import Pool, is_transient
-from driftloop.label_ingest import arrow, doors
-from driftloop.label_ingest.handlers import join, observe
-from driftloop.label_ingest.store import RowQuery, Store
-from driftloop.label_ingest.submitted import Rejected, UnreadableBody, read_outcomes
+from driftloop.common.pseudonyms import pseudonym
+from driftloop.label_ingest import arrow, audit, doors
+from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
+from driftloop.label_ingest.domain.outcomes import SEPARATOR
+from driftloop.label_ingest.erasing import erase
+from driftloop.label_ingest.intake import Intake
+from driftloop.label_ingest.reading import Coverage, Reader, RowQuery, Waiting
+from driftloop.label_ingest.reports import Answer, Rejected, Reports
+from driftloop.label_ingest.submitted import UnreadableBody, read_outcomes
 
 logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 2_000
 RETRY_AFTER_SECONDS = 2
+MAX_WAITING = 10_000
 
 
 def create_app(
     *,
+    intake: Intake,
     pool: Pool,
     reading: Pool,
     contracts: Mapping[str, Contract],
+    pseudonym_key: bytes | None,
     clock: Clock,
     published: Callable[[], None],
     max_body_bytes: int,
@@ -49,12 +59,14 @@ def create_app(
     )
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_exception_handler(psycopg.Error, _database_error)
-    app.include_router(_reporting(pool, clock, published))
-    app.include_router(_reading(reading, contracts))
+    app.include_router(_reporting(intake))
+    app.include_router(_reading(reading, contracts, clock))
+    app.include_router(_counting(reading, contracts, clock))
+    app.include_router(_erasing(pool, pseudonym_key, clock, published))
     return app
 
 
-def _reporting(pool: Pool, clock: Clock, published: Callable[[], None]) -> APIRouter:
+def _reporting(reports: Reports) -> APIRouter:
     router = APIRouter()
 
     @router.post(
@@ -72,14 +84,19 @@ def _reporting(pool: Pool, clock: Clock, published: Callable[[], None]) -> APIRo
             items = read_outcomes(body)
         except UnreadableBody as error:
             return problem(error.status, str(error))
-        results = _take(pool, clock, items, traceparent)
-        published()
+        answers = reports.take(items, traceparent)
+        results = [_said(item, answer) for item, answer in zip(items, answers, strict=True)]
         return Response(msgspec.json.encode({"results": results}), media_type="application/json")
 
     return router
 
 
-def _reading(pool: Pool, contracts: Mapping[str, Contract]) -> APIRouter:
+def _said(item: OutcomeReported | Rejected, answer: Answer) -> dict[str, str | None]:
+    said = {"prediction_id": item.prediction_id, "status": answer.status}
+    return said if answer.detail is None else said | {"detail": answer.detail}
+
+
+def _reading(pool: Pool, contracts: Mapping[str, Contract], clock: Clock) -> APIRouter:
     router = APIRouter()
 
     @router.get(
@@ -89,12 +106,31 @@ def _reading(pool: Pool, contracts: Mapping[str, Contract]) -> APIRouter:
         response_class=StreamingResponse,
         responses=doors.ROWS_RESPONSES,
     )
-    def rows(parameters: Annotated[doors.RowParameters, Query()]) -> Response:
+    def rows(request: Request, parameters: Annotated[doors.RowParameters, Query()]) -> Response:
         contract = _contract(parameters.model, contracts)
-        query = RowQuery(**parameters.model_dump(exclude={"model"}), model=contract.name)
-        pieces = _pieces(pool, contract, query)
+        query = RowQuery(**parameters.model_dump(exclude={"model", "format"}), model=contract.name)
+        with pool.connection() as connection:
+            asked = parameters.model_dump(mode="json", exclude_none=True) | {"model": contract.name}
+            audit.record(connection, clock(), _caller(request), "rows", asked)
+        pieces = _pieces(pool, contract, query, parameters.format)
         # Until the first piece is there, an error still has an answer of its own.
-        return StreamingResponse(_streamed(next(pieces), pieces), media_type=arrow.MEDIA_TYPE)
+        return StreamingResponse(_streamed(next(pieces), pieces), media_type=arrow.MEDIA_TYPES[parameters.format])
+
+    @router.get("/v1/parked", summary="Outcomes that wait for their prediction", response_model=doors.WaitingOutcomes)
+    def parked(limit: Annotated[int, Query(ge=1, le=MAX_WAITING)] = 100) -> dict[str, Any]:
+        return _waiting(pool, "parked", limit)
+
+    @router.get(
+        "/v1/expired", summary="Outcomes whose prediction did not come in time", response_model=doors.WaitingOutcomes
+    )
+    def expired(limit: Annotated[int, Query(ge=1, le=MAX_WAITING)] = 100) -> dict[str, Any]:
+        return _waiting(pool, "expired", limit)
+
+    return router
+
+
+def _counting(pool: Pool, contracts: Mapping[str, Contract], clock: Clock) -> APIRouter:
+    router = APIRouter()
 
     @router.get("/v1/summary", summary="Count predictions and outcomes", response_model=doors.Summary)
     def summary(
@@ -102,44 +138,87 @@ def _reading(pool: Pool, contracts: Mapping[str, Contract]) -> APIRouter:
     ) -> dict[str, Any]:
         contract = _contract(model, contracts)
         with pool.connection() as connection:
-            counts = Store(connection).summary(contract.name)
+            counts = Reader(connection).summary(contract.name)
         # An outcome whose prediction is there was published in the same transaction.
         return {"model_name": contract.name, "outcomes": counts["labeled"]} | counts
 
+    @router.get("/v1/labels/coverage", summary="Share and delay of labels by day", response_model=doors.LabelCoverage)
+    def coverage(parameters: Annotated[doors.CoverageParameters, Query()]) -> dict[str, Any]:
+        contract = _contract(parameters.model, contracts)
+        until = parameters.until or clock()
+        try:
+            since = until - timedelta(days=parameters.days)
+        except OverflowError as error:
+            raise HTTPException(422, "until: is too near to the beginning of the calendar") from error
+        with pool.connection() as connection:
+            found = Reader(connection).coverage(contract.name, since, until)
+        return {"model_name": contract.name, "since": since, "until": until, "days": [_day(one) for one in found]}
+
     return router
+
+
+def _day(one: Coverage) -> dict[str, Any]:
+    half, most = one.delays or (None, None)
+    counts = {name: value for name, value in vars(one).items() if name != "delays"}
+    share = one.labeled / one.predictions
+    return counts | {"share": share, "delay_seconds_p50": half, "delay_seconds_p90": most}
+
+
+def _waiting(pool: Pool, which: Literal["parked", "expired"], limit: int) -> dict[str, Any]:
+    with pool.connection() as connection:
+        found = Reader(connection).waiting(which, limit)
+    return {"outcomes": [_without_prediction(one) for one in found]}
+
+
+_NAMES = {PREDICTION: "prediction", ORDER: "order", SUBJECT: "patient"}
+
+
+def _without_prediction(one: Waiting) -> dict[str, Any]:
+    kind, name = one.key[0], one.key[1:]
+    source, _, result_id = one.result.partition(SEPARATOR)
+    by_id = kind == PREDICTION
+    said = {key: value for key, value in vars(one).items() if key not in ("key", "result", "version")}
+    return said | {
+        "names": _NAMES[kind],
+        "prediction_id": name if by_id else None,
+        "pseudonym": None if by_id else name,
+        "source": source or None,
+        "result_id": result_id or None,
+        "result_version": one.version,
+    }
+
+
+def _erasing(pool: Pool, pseudonym_key: bytes | None, clock: Clock, published: Callable[[], None]) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/erasures", summary="Erase a patient's rows", response_model=doors.ErasureAnswer)
+    def erase_patient(request: Request, erasure: doors.Erasure) -> dict[str, Any]:
+        if pseudonym_key is None:
+            raise HTTPException(409, "no patient is known here: DRIFTLOOP_PSEUDONYM_KEY is not set")
+        subject, now = pseudonym(pseudonym_key, erasure.patient_id), clock()
+        with pool.connection() as connection:
+            erased = erase(connection, lambda events: emit(connection, events), subject, now)
+            audit.record(connection, now, _caller(request), "erasure", {"subject": subject} | vars(erased))
+        published()
+        metrics.SUBJECTS_ERASED.inc()
+        logger.info("a patient's rows were erased", extra=vars(erased))
+        return {"subject": subject, "erased_at": now} | vars(erased)
+
+    return router
+
+
+def _caller(request: Request) -> str:
+    """Who asks, as the guard before this application knows it."""
+    return str(request.scope.get(CALLER, "anonymous"))
 
 
 async def _body(request: Request) -> bytes:
     return await request.body()
 
 
-def _take(
-    pool: Pool, clock: Clock, items: list[OutcomeReported | Rejected], traceparent: str | None
-) -> list[dict[str, str | None]]:
-    """Take the good items in one transaction; an answer for every item."""
-    outcomes = [item for item in items if isinstance(item, OutcomeReported)]
-    with pool.connection() as connection:
-        traces = {one.prediction_id: traceparent for one in outcomes}
-        joined = join(Store(connection), lambda events: emit(connection, events), clock, (), outcomes, traces)
-    observe(joined)
-    answers = iter(joined.answers)
-    results: list[dict[str, str | None]] = []
-    for item in items:
-        if isinstance(item, Rejected):
-            metrics.OUTCOMES.labels("rejected").inc()
-            result = {"prediction_id": item.prediction_id, "status": "rejected", "detail": item.detail}
-        else:
-            answer = next(answers)
-            result = {"prediction_id": item.prediction_id, "status": answer.status}
-            if answer.detail is not None:
-                result["detail"] = answer.detail
-        results.append(result)
-    return results
-
-
-def _pieces(pool: Pool, contract: Contract, query: RowQuery) -> Generator[bytes, None, None]:
-    with pool.connection() as connection, closing(Store(connection).rows(query, BATCH_ROWS)) as batches:
-        yield from arrow.stream(contract, batches)
+def _pieces(pool: Pool, contract: Contract, query: RowQuery, format: arrow.Format) -> Generator[bytes, None, None]:
+    with pool.connection() as connection, closing(Reader(connection).rows(query, BATCH_ROWS)) as batches:
+        yield from arrow.stream(contract, batches, format)
 
 
 async def _streamed(first: bytes, rest: Generator[bytes, None, None]) -> AsyncIterator[bytes]:

@@ -1,15 +1,23 @@
-"""Rows as an Arrow IPC stream, batch by batch: a reader gets the newest rows while older ones are still read."""
+"""Rows as an Arrow IPC stream or a Parquet file, batch by batch: a reader gets the newest rows while older ones are
+still read.
+"""
 
 import math
 from collections.abc import Generator, Iterable, Sequence
+from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from driftloop.common.contract import Contract, Feature
 from driftloop.common.events import FeatureValue
-from driftloop.label_ingest.store import StoredRow
+from driftloop.label_ingest.reading import StoredRow
 
-MEDIA_TYPE = "application/vnd.apache.arrow.stream"
+Format = Literal["arrow", "parquet"]
+MEDIA_TYPES: dict[Format, str] = {
+    "arrow": "application/vnd.apache.arrow.stream",
+    "parquet": "application/vnd.apache.parquet",
+}
 _INSTANT = pa.timestamp("us", tz="UTC")
 _FIXED = (
     pa.field("prediction_id", pa.string(), nullable=False),
@@ -34,14 +42,22 @@ def schema_of(contract: Contract) -> pa.Schema:
     return pa.schema([*_FIXED, *features])
 
 
-def stream(contract: Contract, batches: Iterable[Sequence[StoredRow]]) -> Generator[bytes, None, None]:
-    """The bytes of an IPC stream, a piece a batch; the first one begins with the schema."""
+def stream(
+    contract: Contract, batches: Iterable[Sequence[StoredRow]], format: Format = "arrow"
+) -> Generator[bytes, None, None]:
+    """The bytes of the rows, a piece a batch."""
     schema, sink = schema_of(contract), _Sink()
-    with pa.ipc.new_stream(sink, schema) as writer:
+    with _writer(sink, schema, format) as writer:
         for rows in batches:
-            writer.write_batch(_batch(contract, schema, rows))
+            writer.write_batch(record_batch(contract, schema, rows))
             yield sink.take()
     yield sink.take()
+
+
+def _writer(sink: "_Sink", schema: pa.Schema, format: Format) -> Any:
+    if format == "parquet":
+        return pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema)
+    return pa.ipc.new_stream(sink, schema)
 
 
 class _Sink:
@@ -68,7 +84,8 @@ class _Sink:
         return taken
 
 
-def _batch(contract: Contract, schema: pa.Schema, rows: Sequence[StoredRow]) -> pa.RecordBatch:
+def record_batch(contract: Contract, schema: pa.Schema, rows: Sequence[StoredRow]) -> pa.RecordBatch:
+    """The columns of some rows."""
     fixed = [[getattr(row, field.name) for row in rows] for field in _FIXED]
     features = [[_value(one, row.features.get(one.name)) for row in rows] for one in contract.features]
     arrays = [pa.array(column, field.type) for column, field in zip([*fixed, *features], schema, strict=True)]

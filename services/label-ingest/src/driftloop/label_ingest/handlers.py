@@ -82,6 +82,7 @@ def observe(joined: Joined) -> None:
             logger.warning("results of one version contradict each other", extra={"outcomes": count})
     for model, seconds in joined.delays:
         metrics.LABEL_DELAY.labels(model).observe(seconds)
+    metrics.LABELS_RETRACTED.inc(joined.retracted)
     if joined.clashes:
         logger.warning("predictions bear an id that is taken; the first stays", extra={"predictions": joined.clashes})
     if joined.erased:
@@ -162,12 +163,15 @@ class _Come:
             return
         before = self._store.matches(results)
         after = self._belonging(results)
+        # What a corrected result says has changed, wherever it belongs.
+        touched = {id_ for id_, key, result in before | after if (key, result) in self._keyed}
+        touched |= {id_ for id_, _key, _result in before ^ after}
+        self.rows.update(self._store.lock_joins(touched - self.rows.keys()))
+        # Some may have been erased before they were locked.
+        touched &= self.rows.keys()
+        after = {one for one in after if one[0] in touched or one in before}
         gone, come = before - after, after - before
         self._store.change_matches(gone, come)
-        touched = {id_ for id_, _key, _result in gone | come}
-        # What a corrected result says has changed, wherever it belongs.
-        touched |= {id_ for id_, key, result in after if (key, result) in self._keyed}
-        self.rows.update(self._store.lock_joins(touched - self.rows.keys()))
         self._attached.update(id_ for id_, _key, _result in come)
         self._reread |= touched
         self._flag(results, after)

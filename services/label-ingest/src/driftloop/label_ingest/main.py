@@ -1,30 +1,28 @@
 """label-ingest's process: the only place where its objects are built."""
 
 import sys
-from collections.abc import Sequence
+from datetime import timedelta
 
-from psycopg import Connection
-
-from driftloop.common.clock import Clock, utc_now
+from driftloop.common.clock import utc_now
 from driftloop.common.contract import ContractError, load_contracts
-from driftloop.common.events import OutcomeReported, PredictionMade
 from driftloop.common.kafka.admin import admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
-from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, InvalidEvent, Subscription
+from driftloop.common.kafka.consumer import ConsumerLoop, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.logs import configure_logging
-from driftloop.common.postgres.outbox import OutboxDrainer, emit
+from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import open_pool
 from driftloop.common.process import Service, run_service
+from driftloop.common.pseudonyms import pseudonym_key
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import OUTCOMES, PREDICTIONS, TOPICS, Namespace
 from driftloop.common.tracing import start_tracing
-from driftloop.label_ingest import handlers
 from driftloop.label_ingest.api import create_app
-from driftloop.label_ingest.domain.limits import outcome_problem, prediction_problem
+from driftloop.label_ingest.domain.outcomes import Terms
+from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.settings import Settings
-from driftloop.label_ingest.store import Store
+from driftloop.label_ingest.upkeep import Upkeep
 
 NAME = "label-ingest"
 SCHEMA = "label_ingest"
@@ -54,7 +52,15 @@ def build(settings: Settings) -> Service:
     identities = wait_for_topics(admin_client(settings.kafka_bootstrap_servers), namespace, TOPICS)
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-label-ingest", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
-    intake = Intake(utc_now, drainer)
+    key = None if settings.pseudonym_key is None else pseudonym_key(settings.pseudonym_key)
+    terms = Terms({name: one.labels for name, one in contracts.items()}, key)
+    intake = Intake(pool, terms, utc_now, drainer.wake)
+    upkeep = Upkeep(
+        pool=pool,
+        retention=timedelta(days=settings.retention_days),
+        parked=timedelta(days=settings.parked_days),
+        clock=utc_now,
+    )
     consumer = ConsumerLoop(
         config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-label-ingest", namespace.group(NAME)),
         name=NAME,
@@ -73,58 +79,19 @@ def build(settings: Settings) -> Service:
         port=settings.port,
         management_port=settings.management_port,
         api=create_app(
+            intake=intake,
             pool=pool,
             reading=reading,
             contracts=contracts,
+            pseudonym_key=key,
             clock=utc_now,
             published=drainer.wake,
             max_body_bytes=settings.max_body_bytes,
         ),
-        workers=(consumer, drainer),
+        workers=(consumer, drainer, upkeep),
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), reading.close, pool.close),
     )
-
-
-class Intake:
-    """From deliveries to the handler, and from its transaction's commit to metrics and the outbox."""
-
-    def __init__(self, clock: Clock, drainer: OutboxDrainer) -> None:
-        self._clock = clock
-        self._drainer = drainer
-        self._uncommitted: handlers.Joined | None = None
-
-    def batch(self, connection: Connection, batch: Sequence[Delivery]) -> None:
-        """Join what both topics brought. Raises InvalidEvent for what cannot be kept."""
-        self._uncommitted = None
-        predictions: list[PredictionMade] = []
-        outcomes: list[OutcomeReported] = []
-        traces: dict[str, str | None] = {}
-        for one in batch:
-            event = one.event
-            if isinstance(event, PredictionMade):
-                _refuse(prediction_problem(event))
-                predictions.append(event)
-                traces[event.prediction_id] = one.envelope.traceparent
-            elif isinstance(event, OutcomeReported):
-                _refuse(outcome_problem(event))
-                outcomes.append(event)
-                traces[event.prediction_id] = one.envelope.traceparent
-        self._uncommitted = handlers.join(
-            Store(connection), lambda events: emit(connection, events), self._clock, predictions, outcomes, traces
-        )
-
-    def committed(self) -> None:
-        """What the last batch did is durable."""
-        if self._uncommitted is not None:
-            handlers.observe(self._uncommitted)
-            self._uncommitted = None
-        self._drainer.wake()
-
-
-def _refuse(problem: str | None) -> None:
-    if problem is not None:
-        raise InvalidEvent(problem)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Environment → frozen settings of label-ingest."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from driftloop.common.settings import Secret
 
@@ -19,4 +21,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     management_port: int = 9001
     # A request's body may be this large: 1 MiB.
     max_body_bytes: int = 1_048_576
+    # The predictor's: without it no outcome can name an order or a patient.
+    pseudonym_key: Secret | None = None
+    # Predictions, and what was joined to them, are kept at least so long; the log itself keeps them for 30.
+    retention_days: Annotated[float, Meta(ge=60)] = 730.0
+    # So long an outcome waits for its prediction.
+    parked_days: Annotated[float, Meta(ge=1)] = 90.0
     log_level: str = "INFO"

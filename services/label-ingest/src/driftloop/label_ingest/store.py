@@ -12,7 +12,7 @@ import msgspec
 from psycopg import Connection
 
 from driftloop.common.events import FeatureValue, PredictionMade, Shadows, Variant
-from driftloop.label_ingest.domain.labels import Change, Decision, Published
+from driftloop.label_ingest.domain.labels import Published
 from driftloop.label_ingest.domain.matching import Candidate
 from driftloop.label_ingest.domain.results import Result, Version
 from driftloop.label_ingest.domain.retries import Taken
@@ -63,7 +63,7 @@ WITH come AS MATERIALIZED (
 """
 _JOIN_COLUMNS = """prediction_id, published_label, label_revision, reports, contested, model_name, model_version,
     predicted_at, repeatable_until"""
-_LOCK += f"SELECT {_JOIN_COLUMNS} FROM locked"
+_LOCK += "SELECT " + _JOIN_COLUMNS + " FROM locked"  # noqa: S608 - the columns are this module's own
 
 _VERSION = """key, result, subject, model_name, version, reported_at, status, observed_at, label, analyte, value, unit,
     comparator"""
@@ -348,4 +348,4 @@ def _columns(rows: Iterable[Sequence[str]], count: int) -> list[list[str]]:
 
 def _prediction(row: Sequence[Any]) -> StoredPrediction:
     *rest, shadows, features = row
-    return StoredPrediction(*rest, msgspec.convert(shadows or (), Shadows), restored(features))
+    return StoredPrediction(*[*rest, msgspec.convert(shadows or (), Shadows), restored(features)])

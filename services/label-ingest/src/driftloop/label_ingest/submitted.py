@@ -1,11 +1,9 @@
 """The body of `POST /v1/outcomes`: read item by item, so that one bad outcome does not cost the good ones."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from driftloop.common.events import OutcomeReported, PredictionId
-from driftloop.label_ingest.domain.limits import outcome_problem
+from driftloop.label_ingest.reports import Rejected
 
 MAX_ITEMS = 1000
 _SHOWN_CHARACTERS = 200
@@ -25,14 +23,6 @@ class UnreadableBody(ValueError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An item that cannot be taken: the prediction that it names, if that is readable, and which field is wrong."""
-
-    prediction_id: str | None
-    detail: str
 
 
 _items = msgspec.json.Decoder(list[msgspec.Raw])
@@ -78,8 +68,7 @@ def _read(item: bytes | msgspec.Raw, place: str) -> OutcomeReported | Rejected:
         return Rejected(_name(item), _short(f"{place}{where.removesuffix('`')}: {reason}"))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return Rejected(None, f"{place}: not JSON: {_short(error)}")
-    problem = outcome_problem(outcome)
-    return outcome if problem is None else Rejected(outcome.prediction_id, f"{place}.{problem}")
+    return outcome
 
 
 def _name(item: bytes | msgspec.Raw) -> str | None:

@@ -21,11 +21,11 @@ from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.publisher import Publisher
 from driftloop.common.logs import configure_logging
 from driftloop.common.process import Inherited, Service, incarnation, run_service
-from driftloop.common.pseudonyms import derived_key
+from driftloop.common.pseudonyms import derived_key, pseudonym_key
 from driftloop.common.registry import fetch_bundle
 from driftloop.common.registry.timed import Fetch, TimedFetch
 from driftloop.common.rows import RowValidator
-from driftloop.common.settings import Secret, SettingsError, read_settings
+from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.supervisor import Workers, run_workers
 from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Namespace
 from driftloop.common.tracing import start_tracing
@@ -45,7 +45,6 @@ from driftloop.predictor.spool import Spool, SpoolFailed, SpoolInUse, leftovers
 
 NAME = "predictor"
 CLIENT = "driftloop-predictor"
-MIN_KEY_CHARACTERS = 16
 # What runs at a SIGTERM is answered by then: an answer waits no longer than its acknowledgement may take.
 SHUTDOWN_SECONDS = 6
 FLUSH_SECONDS = 2.0
@@ -117,7 +116,7 @@ def build(settings: Settings, number: int = 0) -> Service:
     """Put worker `number` together. Raises SettingsError, ContractError, KeyFileError. Does not wait for the broker."""
     namespace, contract = Namespace(settings.namespace), load_servable(settings.contract)
     trusted = keys.load_public_keys(settings.trusted_keys)
-    key = _key_bytes(settings.pseudonym_key)
+    key = pseudonym_key(settings.pseudonym_key)
     admission = admit(settings)
     spool = open_spool(settings.spool / f"worker-{number}", settings.spool_max_bytes)
     left = open_leftovers(settings) if number == 0 else []
@@ -211,15 +210,6 @@ def replica_name(settings: Settings, number: int = 0) -> str:
         )
     name = settings.replica or re.sub(r"[^A-Za-z0-9.-]", "-", f"{socket.gethostname()}-{settings.port}")[-190:]
     return f"{name}/{number}" if settings.workers > 1 else name
-
-
-def _key_bytes(key: Secret) -> bytes:
-    if len(key.value) < MIN_KEY_CHARACTERS:
-        raise SettingsError(
-            f"DRIFTLOOP_PSEUDONYM_KEY has {len(key.value)} characters: use at least {MIN_KEY_CHARACTERS} random ones, "
-            "the same for every replica"
-        )
-    return key.value.encode()
 
 
 def _load(contract: Contract, fetch: Fetch, served: ServedVersion) -> LoadedModel:

@@ -6,6 +6,7 @@ A label is a function of the results as they are known, and of the model's polic
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from driftloop.common.contract import Labels as Policy
 from driftloop.label_ingest.domain.measuring import abnormal
@@ -58,9 +59,7 @@ def decide(policy: Policy | None, results: Iterable[Result]) -> Decision:
         return Decision(winner.label, disagree)
     if policy is None:
         return Decision(None, waits="the contract of its model")
-    readings = [
-        (one.holds, verdict) for one in counting if (verdict := _abnormal(policy, one.holds)) is not None
-    ]
+    readings = [(one.holds, verdict) for one in counting if (verdict := _abnormal(policy, one.holds)) is not None]
     if not readings:
         return Decision(None, waits="a final result" if not counting else "a result that the label policy can read")
     decided = _single(readings) if policy.decide == "single" else _confirmed(readings, policy.confirm_within_days)
@@ -95,7 +94,7 @@ def _confirmed(readings: Sequence[Reading], within_days: float) -> Decision:
     ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, reading[0].result))
     times = [one.observed_at or EARLIEST for one, verdict in ordered if verdict]
     within = timedelta(days=within_days)
-    if any(later - earlier <= within for earlier, later in zip(times, times[1:], strict=False)):
+    if any(later - earlier <= within for earlier, later in pairwise(times)):
         return Decision(1)
     if not times or not ordered[-1][1]:
         return Decision(0)

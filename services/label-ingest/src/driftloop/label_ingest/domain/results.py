@@ -1,4 +1,4 @@
-"""What a laboratory says: results, each in several versions, of which the newest counts, in whatever order they come."""
+"""What a laboratory says: results, each in several versions, of which the newest counts however they arrive."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -88,8 +88,10 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result as it is known: the version that counts, whether that was reported with two contents, and whether it
-    belongs to a prediction that is there."""
+    """A result as it is known: the version that counts, and whether that was reported with two contents.
+
+    `matched` says that it belongs to a prediction that is there.
+    """
 
     holds: Version
     contested: bool = False

@@ -1,0 +1,58 @@
+"""A patient's rows go: what was predicted, what was reported, what waits and what expired. Counts of many stay."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import Connection
+
+from driftloop.common.envelope import Outgoing
+from driftloop.common.events import SubjectErased
+from driftloop.common.postgres.outbox import Emit
+from driftloop.common.topics import LABELED_PREDICTIONS
+from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How many rows went."""
+
+    predictions: int
+    results: int
+
+
+def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> Erased:
+    """Delete all rows of a patient, by pseudonym, in this transaction, and emit SubjectErased.
+
+    The patient's key stays, with the instant: what was predicted before it, and is still on its way, is not kept.
+    """
+    connection.execute(
+        "INSERT INTO keys (key, predictions, results, erased_at) VALUES (%s, 0, 0, %s) "
+        "ON CONFLICT (key) DO UPDATE SET predictions = 0, results = 0, erased_at = excluded.erased_at",
+        [SUBJECT + subject, now],
+    )
+    rows = connection.execute(
+        "SELECT prediction_id, model_name, predicted_at, order_key FROM joins WHERE subject = %s "
+        "ORDER BY prediction_id FOR UPDATE",
+        [subject],
+    ).fetchall()
+    orders = [ORDER + order for *_, order in rows if order is not None]
+    keys = [SUBJECT + subject, *(PREDICTION + id_ for id_, *_ in rows), *orders]
+    results = 0
+    for table in ("results", "expired_results"):
+        found = connection.execute(
+            f"DELETE FROM {table} WHERE key = ANY(%s) OR subject = %s".encode(),  # noqa: S608
+            [keys, subject],
+        )
+        results += found.rowcount
+    ids = [id_ for id_, *_ in rows]
+    connection.execute("DELETE FROM matches WHERE prediction_id = ANY(%s) OR key = ANY(%s)", [ids, keys])
+    connection.execute(
+        "DELETE FROM predictions AS p USING unnest(%s::text[], %s::timestamptz[], %s::text[]) AS n (model, at, id) "
+        "WHERE (p.model_name, p.predicted_at, p.prediction_id) = (n.model, n.at, n.id)",
+        [[model for _, model, _, _ in rows], [at for _, _, at, _ in rows], ids],
+    )
+    connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
+    connection.execute("DELETE FROM keys WHERE key = ANY(%s)", [orders])
+    event = SubjectErased(subject=subject, erased_at=now, predictions=len(rows))
+    emit([Outgoing(LABELED_PREDICTIONS.name, subject, event, f"erased:{subject}:{now.isoformat()}", now)])
+    return Erased(len(rows), results)

@@ -1,0 +1,120 @@
+"""label-ingest's SQL of upkeep: months that are ready, months that go, results that waited too long."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from psycopg import Connection
+
+# A prediction's place in its table.
+Place = tuple[str, datetime, str]
+
+_OLD = """
+SELECT model_name, predicted_at, prediction_id FROM predictions
+WHERE predicted_at >= %(since)s AND predicted_at < %(until)s
+    AND (model_name, predicted_at, prediction_id) > (%(model)s, %(at)s, %(id)s)
+ORDER BY model_name, predicted_at, prediction_id LIMIT %(limit)s
+"""
+_STALE = """
+SELECT key, result FROM results WHERE NOT matched AND arrived_at < %s ORDER BY arrived_at LIMIT %s
+"""
+_EXPIRE = """
+WITH gone AS (
+    DELETE FROM results AS r USING unnest(%(keys)s::text[], %(results)s::text[]) AS n (key, result)
+    WHERE (r.key, r.result) = (n.key, n.result) AND NOT r.matched AND r.arrived_at < %(before)s
+    RETURNING r.*
+)
+INSERT INTO expired_results SELECT %(now)s, gone.* FROM gone
+"""
+
+
+class Keeper:
+    """Looks after what is stored, in one connection's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def keep_month(self, month: date) -> bool:
+        """Have a month's table ready; whether it was made now."""
+        row = self._connection.execute("SELECT keep_month(%s)", [month]).fetchone()
+        return bool(row and row[0])
+
+    def months(self) -> list[date]:
+        """The months that have a table, the oldest first."""
+        rows = self._connection.execute(
+            "SELECT to_date(substr(c.relname, 13), 'YYYY_MM') FROM pg_inherits AS i JOIN pg_class AS c "
+            "ON c.oid = i.inhrelid WHERE i.inhparent = 'predictions'::regclass AND c.relname ~ '_[0-9]{4}_[0-9]{2}$' "
+            "ORDER BY 1"
+        ).fetchall()
+        return [month for (month,) in rows]
+
+    def drop_month(self, month: date) -> None:
+        """Drop a month's table with all that is in it."""
+        self._connection.execute("SELECT drop_month(%s)", [month])
+
+    def old_predictions(self, since: datetime, until: datetime, after: Place, limit: int) -> list[Place]:
+        """Predictions made in [since, until), in order, from behind `after` on."""
+        model, at, id_ = after
+        return [
+            (row[0], row[1], row[2])
+            for row in self._connection.execute(
+                _OLD, {"since": since, "until": until, "model": model, "at": at, "id": id_, "limit": limit}
+            ).fetchall()
+        ]
+
+    def forget(self, places: Sequence[Place], *, predictions: bool) -> None:
+        """Delete what the join knows of predictions, and if told so the predictions, too."""
+        ids = [id_ for _, _, id_ in places]
+        orders = [
+            order
+            for (order,) in self._connection.execute(
+                "SELECT order_key FROM joins WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE", [ids]
+            ).fetchall()
+            if order is not None
+        ]
+        self._connection.execute(
+            "WITH gone AS (DELETE FROM matches WHERE prediction_id = ANY(%s) RETURNING key, result) "
+            "DELETE FROM results AS r USING gone WHERE (r.key, r.result) = (gone.key, gone.result) "
+            "AND NOT EXISTS (SELECT 1 FROM matches AS m WHERE (m.key, m.result) = (r.key, r.result) "
+            "AND m.prediction_id <> ALL(%s))",
+            [ids, ids],
+        )
+        self._connection.execute("DELETE FROM results WHERE key = ANY(%s)", [["p" + id_ for id_ in ids]])
+        self._connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
+        self._connection.execute(
+            "DELETE FROM keys WHERE key = ANY(%s) AND NOT EXISTS (SELECT 1 FROM joins WHERE 'o' || order_key = key) "
+            "AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.key = keys.key)",
+            [["o" + order for order in orders]],
+        )
+        if predictions:
+            self._connection.execute(
+                "DELETE FROM predictions AS p USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "
+                "AS n (model, at, id) WHERE (p.model_name, p.predicted_at, p.prediction_id) = (n.model, n.at, n.id)",
+                [[one[0] for one in places], [one[1] for one in places], ids],
+            )
+
+    def expire(self, before: datetime, now: datetime, limit: int) -> int:
+        """Move results that have waited since before then to those that expired. Returns how many."""
+        stale = self._connection.execute(_STALE, [before, limit]).fetchall()
+        if not stale:
+            return 0
+        keys, results = [row[0] for row in stale], [row[1] for row in stale]
+        named = sorted({key[1:] for key in keys if key[0] == "p"})
+        # Whoever attaches a result to a prediction holds its row.
+        self._connection.execute(
+            "SELECT 1 FROM joins WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE", [named]
+        )
+        moved = self._connection.execute(
+            _EXPIRE, {"keys": keys, "results": results, "before": before, "now": now}
+        ).rowcount
+        self._connection.execute(
+            "DELETE FROM joins AS j WHERE prediction_id = ANY(%s) AND model_name IS NULL "
+            "AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.key = 'p' || j.prediction_id)",
+            [named],
+        )
+        return moved
+
+    def parked(self) -> tuple[int, datetime | None]:
+        """How many results wait for their prediction, and since when the oldest does."""
+        row = self._connection.execute("SELECT count(*), min(arrived_at) FROM results WHERE NOT matched").fetchone()
+        assert row is not None
+        return row[0], row[1]
