@@ -56,7 +56,7 @@ class Desk:
     def clear(self) -> None:
         """Forget everything: tests that share a desk find it as if it were new."""
         with self.pool.connection() as connection:
-            connection.execute("TRUNCATE joins, predictions, results, matches, keys, expired_results, outbox")
+            connection.execute("TRUNCATE joins, predictions, labels, results, matches, keys, expired_results, outbox")
 
     @property
     def terms(self) -> Terms:

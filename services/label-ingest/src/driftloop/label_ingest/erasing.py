@@ -26,8 +26,8 @@ def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> Er
     The patient's key stays, with the instant: what was predicted before it, and is still on its way, is not kept.
     """
     connection.execute(
-        "INSERT INTO keys (key, predictions, results, erased_at) VALUES (%s, 0, 0, %s) "
-        "ON CONFLICT (key) DO UPDATE SET predictions = 0, results = 0, erased_at = excluded.erased_at",
+        "INSERT INTO keys (key, results, erased_at) VALUES (%s, 0, %s) "
+        "ON CONFLICT (key) DO UPDATE SET results = 0, erased_at = excluded.erased_at",
         [SUBJECT + subject, now],
     )
     rows = connection.execute(
@@ -46,11 +46,13 @@ def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> Er
         results += found.rowcount
     ids = [id_ for id_, *_ in rows]
     connection.execute("DELETE FROM matches WHERE prediction_id = ANY(%s) OR key = ANY(%s)", [ids, keys])
-    connection.execute(
-        "DELETE FROM predictions AS p USING unnest(%s::text[], %s::timestamptz[], %s::text[]) AS n (model, at, id) "
-        "WHERE (p.model_name, p.predicted_at, p.prediction_id) = (n.model, n.at, n.id)",
-        [[model for _, model, _, _ in rows], [at for _, _, at, _ in rows], ids],
-    )
+    for table in ("labels", "predictions"):
+        connection.execute(
+            f"DELETE FROM {table} AS t USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "  # noqa: S608
+            "AS n (model, at, id) "
+            "WHERE (t.model_name, t.predicted_at, t.prediction_id) = (n.model, n.at, n.id)".encode(),
+            [[model for _, model, _, _ in rows], [at for _, _, at, _ in rows], ids],
+        )
     connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
     connection.execute("DELETE FROM keys WHERE key = ANY(%s)", [orders])
     event = SubjectErased(subject=subject, erased_at=now, predictions=len(rows))

@@ -20,7 +20,7 @@ from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT, m
 from driftloop.label_ingest.domain.results import Fate, Result, Version, take
 from driftloop.label_ingest.domain.retries import clashes
 from driftloop.label_ingest.reports import Answer
-from driftloop.label_ingest.store import Join, Key, Match, ResultId, Saved, Store, StoredPrediction
+from driftloop.label_ingest.store import Join, Key, Known, Match, ResultId, Saved, Store, StoredPrediction
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,9 @@ def observe(joined: Joined) -> None:
         logger.warning("predictions of erased patients are not kept", extra={"predictions": joined.erased})
 
 
+_NOTHING = Known(Published(), contested=False)
+
+
 class _Come:
     """What a batch brought, on its way through the steps of a join. `rows` grows as further join rows are locked."""
 
@@ -105,9 +108,7 @@ class _Come:
         self._keyed: set[ResultId] = set()
         # Which predictions each of them belongs to.
         self._belongs: dict[ResultId, set[str]] = {}
-        # By prediction, how many results this batch has attached to it.
-        self._attached: Counter[str] = Counter()
-        # Predictions whose results must be read again, because this batch does not hold all of them.
+        # Predictions whose results must be read again, because this batch may not hold all of them.
         self._reread: set[str] = set()
 
     def take(self, versions: Sequence[Version]) -> None:
@@ -135,10 +136,6 @@ class _Come:
                 known[id_] = result
         self._store.save_results(known[id_] for id_ in changed)
         self._results = known
-        for key, _result in fresh:
-            if key[0] == PREDICTION:
-                self._attached[key[1:]] += 1
-        self._reread |= {key[1:] for key, _ in by_id if key[0] == PREDICTION and self.rows[key[1:]].reports}
         self._keyed = {id_ for id_ in fresh | changed if id_[0][0] != PREDICTION}
 
     def _fold(self, result: Result | None, versions: Sequence[Version], places: Sequence[int]) -> Result:
@@ -172,7 +169,6 @@ class _Come:
         after = {one for one in after if one[0] in touched or one in before}
         gone, come = before - after, after - before
         self._store.change_matches(gone, come)
-        self._attached.update(id_ for id_, _key, _result in come)
         self._reread |= touched
         self._flag(results, after)
 
@@ -206,7 +202,7 @@ class _Come:
 
     def unpark(self, predictions: Iterable[str]) -> None:
         """Results that named a prediction by its id before it came are parked no more."""
-        waited_for = {id_ for id_ in predictions if self.rows[id_].reports}
+        waited_for = {id_ for id_ in predictions if not self.rows[id_].fresh}
         if waited_for:
             self._store.unpark(waited_for)
             self._reread |= waited_for
@@ -214,30 +210,35 @@ class _Come:
     def decide(self) -> dict[str, Change]:
         """The label of every prediction that has news, saved; what is to be published of it."""
         named = {key[1:] for key, _ in self._results if key[0] == PREDICTION}
-        known = {id_ for id_ in named | self._reread if self.rows[id_].taken is not None}
-        results = self._store.results_of(self._reread & known) if self._reread & known else {}
-        for (key, _), result in self._results.items():
-            if key[0] == PREDICTION and key[1:] not in self._reread:
-                results.setdefault(key[1:], []).append(result)
+        rows = {id_: self.rows[id_] for id_ in named | self._reread}
+        taken = {id_: row.taken for id_, row in rows.items() if row.taken is not None}
+        old = {id_: one for id_, one in taken.items() if not rows[id_].fresh}
+        known = self._store.labels(old) if old else {}
+        results = self._all_results(self._reread | known.keys())
         changes: dict[str, Change] = {}
         saved: dict[str, Saved] = {}
-        for id_ in named | self._reread:
-            row = self.rows[id_]
-            if row.taken is None:
-                if self._attached[id_]:
-                    saved[id_] = Saved(row.published, None, False, self._attached[id_])
-                continue
-            decision = decide(self._policies.get(row.taken.model_name), results.get(id_, []))
+        for id_, one in taken.items():
+            before = known.get(id_, _NOTHING)
+            decision = decide(self._policies.get(one.model_name), results.get(id_, []))
             self.decisions[id_] = decision
-            change = publish(row.published, decision)
+            change = publish(before.published, decision)
             if change is not None:
                 changes[id_] = change
-            elif not self._attached[id_] and decision.contested == row.contested:
+            elif decision.contested == before.contested and (id_ in known or id_ not in results):
                 continue
-            published = row.published if change is None else Published(change.label, change.revision)
-            saved[id_] = Saved(published, decision.policy_version, decision.contested, self._attached[id_])
+            published = before.published if change is None else Published(change.label, change.revision)
+            version = None if published.label is None else decision.policy_version
+            saved[id_] = Saved(one, published, version, decision.contested)
         self._store.save(saved, self._now)
         return changes
+
+    def _all_results(self, reread: set[str]) -> dict[str, list[Result]]:
+        """The results of predictions: those that have had others before are read, this batch's are at hand."""
+        results = self._store.results_of(reread) if reread else {}
+        for (key, _), result in self._results.items():
+            if key[0] == PREDICTION and key[1:] not in reread:
+                results.setdefault(key[1:], []).append(result)
+        return results
 
     def answers(self) -> list[Answer]:
         """What became of each version, in order."""
@@ -276,17 +277,14 @@ class _Come:
         return [key[1:]] if key[0] == PREDICTION else sorted(self._belongs.get(id_, ()))
 
 
-def _counts(predictions: Sequence[PredictionMade], versions: Sequence[Version]) -> dict[str, list[int]]:
-    """By key of an order or a patient, how many predictions and results name it."""
-    counts: dict[str, list[int]] = {}
-    for made in predictions:
-        for key in _keys(made):
-            counts.setdefault(key, [0, 0])[0] += 1
+def _counts(predictions: Sequence[PredictionMade], versions: Sequence[Version]) -> Counter[str]:
+    """The keys of orders and patients that are named, each with how many results name it."""
+    counts: Counter[str] = Counter({key: 0 for made in predictions for key in _keys(made)})
     for one in versions:
         if one.key[0] != PREDICTION:
-            counts.setdefault(one.key, [0, 0])[1] += 1
+            counts[one.key] += 1
             if one.subject is not None and one.key[0] != SUBJECT:
-                counts.setdefault(SUBJECT + one.subject, [0, 0])[1] += 1
+                counts[SUBJECT + one.subject] += 1
     return counts
 
 
@@ -320,8 +318,7 @@ def _emit(
     now: datetime,
     joined: Joined,
 ) -> None:
-    taken = {id_: row.taken for id_ in changes if (row := come.rows[id_]).taken is not None}
-    stored = store.predictions({id_: one for id_, one in taken.items() if one is not None})
+    stored = store.predictions({id_: one for id_ in changes if (one := come.rows[id_].taken) is not None})
     emit(
         Outgoing(
             LABELED_PREDICTIONS.name,

@@ -85,10 +85,11 @@ class Keeper:
             "AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.key = keys.key)",
             [["o" + order for order in orders]],
         )
-        if predictions:
+        for table in ("labels", "predictions") if predictions else ("labels",):
             self._connection.execute(
-                "DELETE FROM predictions AS p USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "
-                "AS n (model, at, id) WHERE (p.model_name, p.predicted_at, p.prediction_id) = (n.model, n.at, n.id)",
+                f"DELETE FROM {table} AS t USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "  # noqa: S608
+                "AS n (model, at, id) "
+                "WHERE (t.model_name, t.predicted_at, t.prediction_id) = (n.model, n.at, n.id)".encode(),
                 [[one[0] for one in places], [one[1] for one in places], ids],
             )
 

@@ -14,8 +14,8 @@ from driftloop.label_ingest.store import Features, restored
 RowVariant = Literal["champion", "canary", "shadow"]
 Labelled = Literal["true", "false", "any"]
 
-_COLUMNS = """p.prediction_id, p.predicted_at, {version}, {variant}, {score}, {prediction}, j.published_label,
-    nullif(j.label_revision, 0), j.labeled_at, p.subject, p.features"""
+_COLUMNS = """p.prediction_id, p.predicted_at, {version}, {variant}, {score}, {prediction}, l.label,
+    nullif(l.revision, 0), l.labeled_at, p.subject, p.features"""
 _PLAIN = {"version": "p.model_version", "variant": "p.variant", "score": "p.score", "prediction": "p.prediction"}
 _SHADOW = {"version": "s.model_version", "variant": "'shadow'", "score": "s.score", "prediction": "s.prediction"}
 _SHADOWS = """
@@ -25,19 +25,19 @@ _BETWEEN = """{table}.model_name = %(model)s
     AND {table}.predicted_at < coalesce(%(until)s::timestamptz, 'infinity')"""
 # Labels lag by weeks: the newest labelled rows are found by the label, all others by the prediction.
 _BY_LABEL = """
-FROM joins AS j
+FROM labels AS l
 JOIN predictions AS p USING (model_name, predicted_at, prediction_id){shadows}
-WHERE j.published_label IS NOT NULL AND """
+WHERE l.label IS NOT NULL AND """
 _BY_PREDICTION = """
 FROM predictions AS p
-JOIN joins AS j USING (prediction_id){shadows}
+LEFT JOIN labels AS l USING (model_name, predicted_at, prediction_id){shadows}
 WHERE {unlabelled}"""
 
 _SUMMARY = """
 SELECT
     (SELECT count(*) FROM predictions WHERE model_name = %(model)s) AS predictions,
-    (SELECT count(*) FROM joins WHERE model_name = %(model)s AND published_label IS NOT NULL) AS labeled,
-    (SELECT count(*) FROM joins WHERE model_name = %(model)s AND contested) AS conflicts,
+    (SELECT count(*) FROM labels WHERE model_name = %(model)s AND label IS NOT NULL) AS labeled,
+    (SELECT count(*) FROM labels WHERE model_name = %(model)s AND contested) AS conflicts,
     (SELECT coalesce(sum(jsonb_array_length(shadows)), 0) FROM predictions
         WHERE model_name = %(model)s AND shadows IS NOT NULL) AS shadows,
     (SELECT count(*) FROM results WHERE NOT matched) AS parked,
@@ -47,11 +47,11 @@ SELECT
 
 _COVERAGE = """
 SELECT (p.predicted_at AT TIME ZONE 'UTC')::date AS day, p.model_version, count(*) AS predictions,
-    count(j.published_label) AS labeled, count(*) FILTER (WHERE j.published_label = 1) AS positive,
-    count(*) FILTER (WHERE j.contested) AS contested,
-    percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY extract(epoch FROM j.labeled_at - j.predicted_at))
-        FILTER (WHERE j.published_label IS NOT NULL) AS delays
-FROM predictions AS p JOIN joins AS j USING (prediction_id)
+    count(l.label) AS labeled, count(*) FILTER (WHERE l.label = 1) AS positive,
+    count(*) FILTER (WHERE l.contested) AS contested,
+    percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY extract(epoch FROM l.labeled_at - p.predicted_at))
+        FILTER (WHERE l.label IS NOT NULL) AS delays
+FROM predictions AS p LEFT JOIN labels AS l USING (model_name, predicted_at, prediction_id)
 WHERE p.model_name = %(model)s AND p.predicted_at >= %(since)s AND p.predicted_at < %(until)s
 GROUP BY day, p.model_version ORDER BY day DESC, p.model_version DESC
 """
@@ -165,11 +165,11 @@ def rows_statement(query: RowQuery) -> bytes:
     """The statement that reads the rows; its parameters are the query's fields."""
     shadow = query.variant == "shadow"
     source = _BY_LABEL if query.labelled == "true" else _BY_PREDICTION
-    table = "j" if query.labelled == "true" else "p"
+    table = "l" if query.labelled == "true" else "p"
     statement = "SELECT " + _COLUMNS.format(**(_SHADOW if shadow else _PLAIN))
     statement += source.format(
         shadows=_SHADOWS if shadow else "",
-        unlabelled="j.published_label IS NULL AND " if query.labelled == "false" else "",
+        unlabelled="l.label IS NULL AND " if query.labelled == "false" else "",
     )
     statement += _BETWEEN.format(table=table)
     statement += " AND p.shadows IS NOT NULL" if shadow else " AND p.variant = %(variant)s"

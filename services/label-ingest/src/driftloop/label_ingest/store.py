@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from psycopg import Connection
+from psycopg.errors import UniqueViolation
 
 from driftloop.common.events import FeatureValue, PredictionMade, Shadows, Variant
 from driftloop.label_ingest.domain.labels import Published
@@ -23,14 +24,18 @@ ResultId = tuple[str, str]
 # A prediction's id and the result that belongs to it.
 Match = tuple[str, str, str]
 
+# The other columns of a join row whose prediction has not come.
+_NO_PREDICTION = (None,) * 6
+# From so many rows on COPY is worth its three statements.
+COPIED_ROWS = 50
+
 # A batch travels as one JSON text: quicker to write, send and read than an array a column.
 _LOCK_KEYS = """
-INSERT INTO keys AS k (key, predictions, results)
-SELECT key, predictions, results FROM json_to_recordset(%s::json) AS n (key text, predictions bigint, results bigint)
+INSERT INTO keys AS k (key, results)
+SELECT key, results FROM json_to_recordset(%s::json) AS n (key text, results bigint)
 ORDER BY key COLLATE "C"
-ON CONFLICT (key) DO UPDATE SET predictions = k.predictions + excluded.predictions,
-    results = k.results + excluded.results
-RETURNING key, predictions, results, erased_at
+ON CONFLICT (key) DO UPDATE SET results = k.results + excluded.results
+RETURNING key, results, erased_at
 """
 
 # One pass over all ids, in their order. The prediction that came first stays, and only what stays is stored.
@@ -51,7 +56,7 @@ WITH come AS MATERIALIZED (
         subject = CASE WHEN j.model_name IS NULL THEN excluded.subject ELSE j.subject END,
         order_key = CASE WHEN j.model_name IS NULL THEN excluded.order_key ELSE j.order_key END,
         repeatable_until = CASE WHEN j.model_name IS NULL THEN excluded.repeatable_until ELSE j.repeatable_until END
-    RETURNING *
+    RETURNING j.*, xmax = 0 AS fresh
 ), stored AS (
     INSERT INTO predictions (prediction_id, model_name, model_version, predicted_at, score, prediction, variant,
         subject, features, shadows)
@@ -60,10 +65,8 @@ WITH come AS MATERIALIZED (
     FROM come JOIN locked USING (prediction_id, model_name, model_version, predicted_at)
     ON CONFLICT DO NOTHING
 )
+SELECT prediction_id, fresh, model_name, model_version, predicted_at, repeatable_until FROM locked
 """
-_JOIN_COLUMNS = """prediction_id, published_label, label_revision, reports, contested, model_name, model_version,
-    predicted_at, repeatable_until"""
-_LOCK += "SELECT " + _JOIN_COLUMNS + " FROM locked"  # noqa: S608 - the columns are this module's own
 
 _VERSION = """key, result, subject, model_name, version, reported_at, status, observed_at, label, analyte, value, unit,
     comparator"""
@@ -88,47 +91,60 @@ FROM json_to_recordset(%s::json) AS n ({_RESULT_TYPES})
 WHERE r.key = n.key AND r.result = n.result
 """  # noqa: S608
 
+_LABELS = """
+SELECT prediction_id, label, revision, contested
+FROM unnest(%s::text[], %s::timestamptz[], %s::text[]) AS n (model_name, predicted_at, prediction_id)
+JOIN labels USING (model_name, predicted_at, prediction_id)
+"""
 _SAVE = """
-UPDATE joins AS j SET
-    published_label = n.label,
-    label_revision = n.revision,
-    policy_version = CASE WHEN n.label IS NULL THEN NULL ELSE n.policy_version END,
-    contested = n.contested,
-    reports = j.reports + n.reports,
-    labeled_at = CASE WHEN n.revision > j.label_revision THEN %s ELSE j.labeled_at END
-FROM json_to_recordset(%s::json) AS n (prediction_id text, label smallint, revision int, policy_version int,
-    contested boolean, reports int)
-WHERE j.prediction_id = n.prediction_id
+INSERT INTO labels AS l (model_name, predicted_at, prediction_id, label, revision, policy_version, contested,
+    labeled_at)
+SELECT model_name, predicted_at, prediction_id, label, revision, policy_version, contested,
+    CASE WHEN revision > 0 THEN %(now)s::timestamptz END
+FROM json_to_recordset(%(rows)s::json) AS n (model_name text, predicted_at timestamptz, prediction_id text,
+    label smallint, revision int, policy_version int, contested boolean)
+ORDER BY model_name, predicted_at, prediction_id COLLATE "C"
+ON CONFLICT (model_name, predicted_at, prediction_id) DO UPDATE SET
+    label = excluded.label,
+    policy_version = excluded.policy_version,
+    contested = excluded.contested,
+    labeled_at = CASE WHEN excluded.revision > l.revision THEN excluded.labeled_at ELSE l.labeled_at END,
+    revision = excluded.revision
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An order's or a patient's row; the counts say that there may be some, never that there are none too few."""
+    """An order's or a patient's row: how many results ever named it, and when its patient was erased, if so."""
 
-    predictions: int
     results: int
-    erased_at: datetime | None
+    erased_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A join row: what was published, how many results were ever attached, and which prediction took its id, if any."""
+    """A join row: the prediction that took its id, if any, and whether the row was made in this transaction."""
+
+    taken: Taken | None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was published of a prediction that has had results, and whether these disagree."""
 
     published: Published
-    reports: int
     contested: bool
-    taken: Taken | None
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What is to be written of a join row; `reports` are those that this batch has attached."""
+    """What is to be kept of a prediction's results."""
 
+    taken: Taken
     published: Published
     policy_version: int | None
     contested: bool
-    reports: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +170,33 @@ class Store:
 
     # --- locking
 
-    def lock_keys(self, counts: Mapping[str, Sequence[int]]) -> dict[str, Key]:
-        """The rows of orders and patients, locked; by key, how many predictions and results are being added."""
-        if not counts:
+    def lock_keys(self, results: Mapping[str, int]) -> dict[str, Key]:
+        """The rows of orders and patients, locked; by key, how many results are being added."""
+        if not results:
             return {}
-        rows = [_KeyRow(key, predictions, results) for key, (predictions, results) in counts.items()]
+        if len(results) < COPIED_ROWS:
+            return self._lock_keys(results)
+        found = self._connection.execute(
+            "SELECT key, results, erased_at FROM keys WHERE key = ANY(%s) ORDER BY key FOR UPDATE", [list(results)]
+        ).fetchall()
+        there = {key: Key(*rest) for key, *rest in found}
+        new = sorted(results.keys() - there.keys())
+        try:
+            with (
+                self._connection.transaction(),
+                self._connection.cursor().copy("COPY keys (key, results) FROM STDIN") as copy,
+            ):
+                for key in new:
+                    copy.write_row((key, results[key]))
+        except UniqueViolation:
+            # Somebody made one of these rows since.
+            return self._lock_keys(results)
+        more = {key: results[key] for key in there if results[key]}
+        made = {key: Key(results[key]) for key in new}
+        return there | made | (self._lock_keys(more) if more else {})
+
+    def _lock_keys(self, results: Mapping[str, int]) -> dict[str, Key]:
+        rows = [_KeyRow(key, count) for key, count in results.items()]
         found = self._connection.execute(_LOCK_KEYS, [_json(rows)]).fetchall()
         return {key: Key(*rest) for key, *rest in found}
 
@@ -167,19 +205,69 @@ class Store:
 
         A row that is not there is made; a prediction takes its row, and is stored, unless another came first.
         """
-        rows = [*predictions.values(), *(_Id(id_) for id_ in {*others} - predictions.keys())]
+        named = {*others} - predictions.keys()
+        if len(predictions) + len(named) < COPIED_ROWS:
+            return self._lock([*predictions.values(), *map(_Id, named)])
+        # Most predictions are new, and most results name one that is there: neither needs more than a look.
+        there = self.lock_joins(predictions.keys() | named)
+        new = {id_: predictions.get(id_) for id_ in sorted((predictions.keys() | named) - there.keys())}
+        try:
+            with self._connection.transaction():
+                self._copy(new)
+        except UniqueViolation:
+            # Somebody made one of these rows since.
+            return self._lock([*predictions.values(), *map(_Id, named)])
+        made = {id_: Join(None if one is None else _taken(one), fresh=True) for id_, one in new.items()}
+        waited_for = [predictions[id_] for id_ in there.keys() & predictions.keys() if there[id_].taken is None]
+        return there | made | self._lock(waited_for)
+
+    def _lock(self, rows: Sequence[object]) -> dict[str, Join]:
         if not rows:
             return {}
-        return _joins(self._connection.execute(_LOCK.encode(), [_json(rows)]).fetchall())
+        found = self._connection.execute(_LOCK, [_json(rows)]).fetchall()
+        return {id_: Join(None if half[0] is None else Taken(*half), fresh) for id_, fresh, *half in found}
+
+    def _copy(self, new: Mapping[str, PredictionMade | None]) -> None:
+        """Write join rows that are not there, in the order of their ids, and the predictions of those that have one.
+
+        Raises UniqueViolation if one is there.
+        """
+        if not new:
+            return
+        cursor = self._connection.cursor()
+        with cursor.copy(
+            "COPY joins (prediction_id, model_name, model_version, predicted_at, subject, order_key, repeatable_until) "
+            "FROM STDIN"
+        ) as copy:
+            for id_, one in new.items():
+                copy.write_row((id_, *_NO_PREDICTION) if one is None else (
+                    id_, one.model_name, one.model_version, one.predicted_at, one.subject, one.order,
+                    one.repeatable_until,
+                ))  # fmt: skip
+        with cursor.copy(
+            "COPY predictions (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, "
+            "subject, features, shadows) FROM STDIN"
+        ) as copy:
+            for id_, one in new.items():
+                if one is not None:
+                    copy.write_row((
+                        id_, one.model_name, one.model_version, one.predicted_at, one.score, one.prediction,
+                        one.variant, one.subject, _json(one.features), _json(one.shadows) if one.shadows else None,
+                    ))  # fmt: skip
 
     def lock_joins(self, ids: Iterable[str]) -> dict[str, Join]:
         """Join rows of ids that are there, locked in their order."""
         rows = self._connection.execute(
-            f"SELECT {_JOIN_COLUMNS} FROM joins WHERE prediction_id = ANY(%s) "  # noqa: S608
-            "ORDER BY prediction_id FOR UPDATE".encode(),
+            "SELECT prediction_id, model_name, model_version, predicted_at, repeatable_until FROM joins "
+            "WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE",
             [list(ids)],
         ).fetchall()
-        return _joins(rows)
+        return {id_: Join(None if half[0] is None else Taken(*half)) for id_, *half in rows}
+
+    def labels(self, predictions: Mapping[str, Taken]) -> dict[str, Known]:
+        """What is known of those that have had results. Their join rows are locked."""
+        rows = self._connection.execute(_LABELS, _places(predictions)).fetchall()
+        return {id_: Known(Published(label, revision), contested) for id_, label, revision, contested in rows}
 
     def lock_results(self, come: Iterable[Result], now: datetime) -> tuple[dict[ResultId, Result], set[ResultId]]:
         """Results by id, locked; those that are new are written, and their ids told."""
@@ -263,13 +351,16 @@ class Store:
         )
 
     def save(self, changed: Mapping[str, Saved], now: datetime) -> None:
-        """Write the labels of locked join rows."""
+        """Write what results make of predictions whose join rows are locked."""
         rows = [
-            _JoinRow(id_, one.published.label, one.published.revision, one.policy_version, one.contested, one.reports)
+            _LabelRow(
+                one.taken.model_name, one.taken.predicted_at, id_, one.published.label, one.published.revision,
+                one.policy_version, one.contested,
+            )
             for id_, one in changed.items()
-        ]
+        ]  # fmt: skip
         if rows:
-            self._connection.execute(_SAVE, [now, _json(rows)])
+            self._connection.execute(_SAVE, {"now": now, "rows": _json(rows)})
 
     def predictions(self, wanted: Mapping[str, Taken]) -> dict[str, StoredPrediction]:
         """Predictions as they were logged, by id."""
@@ -278,11 +369,7 @@ class Store:
             "p.subject, p.shadows, p.features "
             "FROM unnest(%s::text[], %s::timestamptz[], %s::text[]) AS n (model_name, predicted_at, prediction_id) "
             "JOIN predictions AS p USING (model_name, predicted_at, prediction_id)",
-            [
-                [one.model_name for one in wanted.values()],
-                [one.predicted_at for one in wanted.values()],
-                list(wanted),
-            ],
+            _places(wanted),
         ).fetchall()
         return {id_: _prediction(rest) for id_, *rest in rows}
 
@@ -300,21 +387,21 @@ class _Id(msgspec.Struct, frozen=True, gc=False):
 
 class _KeyRow(msgspec.Struct, frozen=True, gc=False):
     key: str
-    predictions: int
     results: int
 
 
-class _JoinRow(msgspec.Struct, frozen=True, gc=False):
+class _LabelRow(msgspec.Struct, frozen=True, gc=False):
+    model_name: str
+    predicted_at: datetime
     prediction_id: str
     label: int | None
     revision: int
     policy_version: int | None
     contested: bool
-    reports: int
 
 
-def _json(rows: Sequence[object]) -> str:
-    return msgspec.json.encode(rows).decode()
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _row(one: Result) -> dict[str, Any]:
@@ -330,12 +417,14 @@ def _result(row: Sequence[Any]) -> Result:
     return Result(Version(*version), contested, matched)
 
 
-def _joins(rows: Iterable[Sequence[Any]]) -> dict[str, Join]:
-    found = {}
-    for id_, label, revision, reports, contested, *half in rows:
-        taken = None if half[0] is None else Taken(*half)
-        found[id_] = Join(Published(label, revision), reports, contested, taken)
-    return found
+def _taken(made: PredictionMade) -> Taken:
+    return Taken(made.model_name, made.model_version, made.predicted_at, made.repeatable_until)
+
+
+def _places(predictions: Mapping[str, Taken]) -> list[list[Any]]:
+    """Where predictions are: a column of models, one of times, one of ids."""
+    taken = predictions.values()
+    return [[one.model_name for one in taken], [one.predicted_at for one in taken], list(predictions)]
 
 
 def _columns(rows: Iterable[Sequence[str]], count: int) -> list[list[str]]:

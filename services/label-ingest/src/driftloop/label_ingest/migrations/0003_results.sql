@@ -65,35 +65,49 @@ CREATE TABLE matches (
 CREATE INDEX matches_by_result ON matches (key, result);
 
 -- One row an order and one a patient, o and s as above: predictions and results that come at the same moment meet at
--- its lock. The counts only ever say that there may be some.
+-- its lock.
 CREATE TABLE keys (
     key text COLLATE "C" PRIMARY KEY,
-    predictions bigint NOT NULL,
+    -- Nobody need look for results where there never were any; they may be gone by now.
     results bigint NOT NULL,
     -- What was predicted of this patient until then was erased, and does not come back.
     erased_at timestamptz
 ) WITH (fillfactor = 70);
 
+-- What the results of a prediction make of it; there is a row once it has had one. It has the order of `predictions`.
+CREATE TABLE labels (
+    predicted_at timestamptz NOT NULL,
+    -- When the label that was published last came, or went.
+    labeled_at timestamptz,
+    -- How often it has changed; 0 is never.
+    revision int NOT NULL,
+    -- Which policy made it, NULL where the laboratory said it.
+    policy_version int,
+    -- NULL where there is none (yet), or it was retracted.
+    label smallint CHECK (label IN (0, 1)),
+    -- Results that count disagree.
+    contested boolean NOT NULL,
+    prediction_id text COLLATE "C" NOT NULL,
+    model_name text NOT NULL,
+    PRIMARY KEY (model_name, predicted_at, prediction_id),
+    CHECK (revision > 0 OR num_nonnulls(label, labeled_at) = 0)
+) WITH (fillfactor = 90);
+CREATE INDEX labels_contested ON labels (model_name) WHERE contested;
+
+INSERT INTO labels SELECT predicted_at, labeled_at, label_revision, NULL, published_label, contested, prediction_id,
+    model_name FROM joins WHERE model_name IS NOT NULL AND label IS NOT NULL;
+
+-- A join row is written once, and then only locked: what changes is elsewhere.
 DROP INDEX joins_by_time, joins_labeled_by_time, joins_parked, joins_contested, joins_with_shadows_by_time;
 ALTER TABLE joins
     DROP CONSTRAINT joins_check1,
     DROP COLUMN score, DROP COLUMN prediction, DROP COLUMN variant, DROP COLUMN features, DROP COLUMN shadows,
     DROP COLUMN observed_at, DROP COLUMN result_version, DROP COLUMN result_id, DROP COLUMN arrived_at,
+    DROP COLUMN labeled_at, DROP COLUMN label_revision, DROP COLUMN label, DROP COLUMN published_label,
+    DROP COLUMN contested,
     ADD COLUMN order_key text COLLATE "C",
-    -- Which policy made the label, NULL where the laboratory said it.
-    ADD COLUMN policy_version int,
-    -- How many results have named this prediction by its id.
-    ADD COLUMN reports int NOT NULL DEFAULT 0;
-UPDATE joins SET reports = 1 WHERE label IS NOT NULL;
-ALTER TABLE joins
-    DROP COLUMN label,
     ADD CHECK (model_name IS NULL OR num_nulls(predicted_at, model_version) = 0),
-    ADD CHECK (label_revision > 0 OR num_nonnulls(published_label, labeled_at, policy_version) = 0);
-
--- Newest labelled rows of a model: labels lag by weeks, so these cannot be found through the predictions.
-CREATE INDEX joins_labeled_by_time ON joins (model_name, predicted_at DESC, prediction_id)
-    WHERE published_label IS NOT NULL;
-CREATE INDEX joins_contested ON joins (model_name) WHERE contested;
+    SET (fillfactor = 100);
 CREATE INDEX joins_by_order ON joins (order_key) WHERE order_key IS NOT NULL;
 CREATE INDEX joins_by_subject ON joins (subject, predicted_at) WHERE subject IS NOT NULL;
 
