@@ -116,6 +116,24 @@ def test_a_client_that_falls_silent_is_cut_off_by_time(monkeypatch: pytest.Monke
     assert sent[0]["status"] == 413
 
 
+def test_a_path_that_bounds_its_body_itself_gets_it_as_it_comes() -> None:
+    messages = [{"type": "http.request", "body": b"x" * LIMIT, "more_body": more} for more in (True, True, False)]
+    heard: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def application(_scope: Scope, receive: Receive, _send: Send) -> None:
+        heard.append(await receive())
+
+    async def send(_message: Message) -> None:
+        pass
+
+    limited = BodyLimit(application, LIMIT, streamed=("/file",))
+    asyncio.run(limited({"type": "http", "path": "/file", "headers": []}, receive, send))
+    assert (heard, len(messages)) == ([{"type": "http.request", "body": b"x" * LIMIT, "more_body": True}], 2)
+
+
 # --- health
 
 

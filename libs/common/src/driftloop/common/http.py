@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -40,19 +40,25 @@ class BodyLimit:
 
     `limit_of` gives the paths whose limit is another one theirs, and all others None.
     The application gets the body whole, in one message. A client that has already begun to send too much is heard out,
-    within bounds, or it would lose the answer to a connection reset.
+    within bounds, or it would lose the answer to a connection reset. The paths in `streamed` get their bodies as they
+    come, and bound them themselves.
     """
 
     def __init__(
-        self, app: ASGIApp, max_bytes: int, limit_of: Callable[[str], int | None] = lambda _path: None
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        limit_of: Callable[[str], int | None] = lambda _path: None,
+        streamed: Collection[str] = (),
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._limit_of = limit_of
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body up to the limit before the application sees the request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get("path") in self._streamed:
             await self._app(scope, receive, send)
             return
         found = self._limit_of(scope.get("path", ""))
@@ -74,7 +80,7 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) ->
     # What is no number is not believed; what has a thousand digits cannot be made one.
     if declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         if headers.get(b"expect", b"").lower() != b"100-continue":
-            await _hear_out(receive)
+            await hear_out(receive)
         return None
     parts: list[bytes] = []
     size, more = 0, True
@@ -87,13 +93,13 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) ->
         more = message.get("more_body", False)
         if size > limit:
             if more:
-                await _hear_out(receive)
+                await hear_out(receive)
             return None
     return b"".join(parts)
 
 
-async def _hear_out(receive: Receive) -> None:
-    """Read on and throw away until the client has sent all, has gone, or has had enough patience."""
+async def hear_out(receive: Receive) -> None:
+    """Read a body on and throw it away until the client has sent all, has gone, or has had enough patience."""
     heard = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(HEAR_OUT_SECONDS):

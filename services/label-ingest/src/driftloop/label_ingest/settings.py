@@ -27,4 +27,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: Annotated[float, Meta(ge=60)] = 730.0
     # So long an outcome waits for its prediction.
     parked_days: Annotated[float, Meta(ge=1)] = 90.0
+    # A CSV file is streamed, and may be this large: 256 MiB.
+    max_upload_bytes: int = 268_435_456
     log_level: str = "INFO"

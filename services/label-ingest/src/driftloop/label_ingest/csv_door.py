@@ -1,0 +1,269 @@
+"""`POST /v1/outcomes.csv`: a laboratory's file of outcomes, kept while it comes in, in constant memory."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.message import Message as Header
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import msgspec
+import psycopg
+from anyio import CapacityLimiter, Semaphore, WouldBlock, fail_after, from_thread, to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+from pydantic import Field as Described
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from driftloop.common.http import hear_out, problem_details
+from driftloop.common.postgres.pool import is_transient
+from driftloop.label_ingest.csv_reading import CHARSETS, COLUMNS, IGNORED_PREFIX, Row, UnreadableFile, read_rows
+from driftloop.label_ingest.reports import Answer, Reports
+
+logger = logging.getLogger(__name__)
+
+PATH = "/v1/outcomes.csv"
+BATCH_ROWS = 1_000
+MAX_ERRORS = 1_000
+# Each upload has a thread of its own, so that a slow one keeps nobody else waiting.
+MAX_UPLOADS = 4
+SILENT_SECONDS = 30.0
+RETRY_AFTER_SECONDS = 5
+_RETRY_AFTER = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
+
+_TEXT = (
+    f"A CSV file whose first line names the columns: {', '.join(COLUMNS)}, in any order, and others that begin with "
+    f"`{IGNORED_PREFIX}`, which are ignored. The delimiter is a comma, a semicolon or a tab. Rows are kept while they "
+    "come in, good ones even if others are rejected; sending the same file again is harmless."
+)
+_AGAIN = "sending the whole file again is harmless"
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    408: {"description": f"Nothing came for {SILENT_SECONDS:.0f} seconds."},
+    413: {"description": "The file is too long."},
+    415: {"description": "Not text/csv, in a charset that is not known, or compressed."},
+    422: {"description": "From some line on nothing can be read. `detail` says which rows are kept."},
+    503: {"description": "The database went away, or too many files come at once. `detail` says which rows are kept."},
+}
+
+
+class LineError(BaseModel):
+    """A row that was not kept."""
+
+    line: int = Described(description="Where the row begins; the line with the columns' names is 1.")
+    detail: str = Described(description="Which column is wrong and why.")
+
+
+class FileAnswer(BaseModel):
+    """What became of a file's rows."""
+
+    rows: int = Described(description="How many there were, empty ones not counted.")
+    statuses: dict[str, int] = Described(description="How many of those that were kept have which status.")
+    rejected: int = Described(description="How many were not kept.")
+    errors: list[LineError] = Described(description=f"Why, for the first {MAX_ERRORS} of them.")
+    errors_cut: bool = Described(description="Whether there were more.")
+
+
+@dataclass
+class Tally:
+    """What became of the rows so far. Every row up to `kept_line` has its answer and is committed."""
+
+    kept_line: int = 0
+    rows: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, rows: Sequence[Row], answers: Sequence[Answer]) -> None:
+        """Count a batch that was committed."""
+        for row, answer in zip(rows, answers, strict=True):
+            self.statuses[answer.status] += 1
+            if answer.status == "rejected" and len(self.errors) < MAX_ERRORS:
+                self.errors.append({"line": row.line, "detail": answer.detail or "rejected"})
+        self.rows += len(rows)
+        self.kept_line = rows[-1].last_line
+
+    def answer(self) -> dict[str, Any]:
+        """The answer's body; see FileAnswer."""
+        statuses = dict(self.statuses)
+        rejected = statuses.pop("rejected", 0)
+        cut = rejected > len(self.errors)
+        return {
+            "rows": self.rows,
+            "statuses": statuses,
+            "rejected": rejected,
+            "errors": self.errors,
+            "errors_cut": cut,
+        }
+
+    def kept(self) -> str:
+        """Which rows are kept, in words, where not all of them are."""
+        return f"all good rows up to line {self.kept_line} are kept" if self.kept_line else "nothing was kept"
+
+
+class _Silent(Exception):
+    """The client sends nothing any more, and is still there."""
+
+
+class _Body:
+    """A request's body, which a worker thread pulls chunk by chunk: no more is read than is worked on."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    def chunks(self) -> Iterator[bytes]:
+        """The chunks, for a thread that anyio started. Raises ClientDisconnect, _Silent."""
+        while not self.ended:
+            yield from_thread.run(self._next)
+
+    async def _next(self) -> bytes:
+        try:
+            with fail_after(SILENT_SECONDS):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise _Silent from error
+        self.ended = not message.get("more_body", False)
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+
+def router(reports: Reports, max_bytes: int) -> APIRouter:
+    """The door. BodyLimit must let `PATH` through as a stream; `max_bytes` bounds it here."""
+    routes = APIRouter()
+    uploads = Semaphore(MAX_UPLOADS)
+
+    @routes.post(
+        PATH,
+        summary="Report outcomes as a CSV file",
+        description=_TEXT,
+        response_model=FileAnswer,
+        responses=_RESPONSES,
+        openapi_extra={"requestBody": {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}},
+    )
+    async def report_file(request: Request) -> Response:
+        charset = _charset(request.headers)
+        refusal = _refusal(request.headers, charset, max_bytes)
+        if refusal is not None:
+            return await _refused(request, refusal)
+        assert charset is not None
+        try:
+            uploads.acquire_nowait()
+        except WouldBlock:
+            return await _refused(request, _too_many())
+        try:
+            return await _taken(request, charset, max_bytes, reports)
+        finally:
+            uploads.release()
+
+    return routes
+
+
+def take_file(rows: Iterator[Row], reports: Reports, traceparent: str | None, tally: Tally) -> None:
+    """Hand in the rows by batches and count them in `tally`, which holds what was kept when this raises.
+
+    Raises UnreadableFile after what was read before it has been handed in; psycopg.Error; what `rows` raises.
+    """
+    end: UnreadableFile | None = None
+    while True:
+        batch: list[Row] = []
+        try:
+            for row in islice(rows, BATCH_ROWS):
+                batch.append(row)
+        except UnreadableFile as error:
+            end = error
+        if batch:
+            tally.add(batch, reports.take([row.item for row in batch], traceparent))
+        if end is not None:
+            raise end
+        if len(batch) < BATCH_ROWS:
+            return
+
+
+async def _taken(request: Request, charset: str, max_bytes: int, reports: Reports) -> Response:
+    """Take the file in a thread of its own, and answer."""
+    body, tally = _Body(request.receive), Tally()
+    rows = read_rows(body.chunks(), charset, max_bytes)
+    work = partial(take_file, rows, reports, request.headers.get("traceparent"), tally)
+    try:
+        await to_thread.run_sync(work, limiter=CapacityLimiter(1))
+    except ClientDisconnect:
+        logger.info("a client went away in the middle of its file", extra={"rows_taken": tally.rows})
+        # Nobody reads it.
+        return Response(status_code=400)
+    except (UnreadableFile, psycopg.Error, _Silent) as error:
+        response = _stopped(error, tally)
+        if not body.ended and not isinstance(error, _Silent):
+            await hear_out(request.receive)
+        return response
+    return Response(msgspec.json.encode(tally.answer()), media_type="application/json")
+
+
+def _stopped(error: UnreadableFile | psycopg.Error | _Silent, tally: Tally) -> Response:
+    """The answer where not all of a file was taken: why, and what is kept."""
+    headers = [(b"connection", b"close")]
+    if isinstance(error, UnreadableFile):
+        status, reason = error.status, str(error)
+    elif isinstance(error, _Silent):
+        status, reason = 408, f"nothing came for {SILENT_SECONDS:.0f} seconds"
+    else:
+        status, reason = _database_error(error)
+        if status == 503:
+            headers.append(_RETRY_AFTER)
+    return problem_details(status, f"{reason}; {tally.kept()}, and {_AGAIN}", tally.errors, headers)
+
+
+def _database_error(error: psycopg.Error) -> tuple[int, str]:
+    """The status and the reason of an answer after the database failed."""
+    # Not the error's text: Postgres quotes the value that it refuses.
+    said = {"error": type(error).__name__, "sqlstate": error.sqlstate}
+    if is_transient(error):
+        logger.warning("the database went away in the middle of a file", extra=said)
+        return 503, "the database is away"
+    logger.error("the database refused a part of a file", extra=said)
+    return 500, f"the database refused the rows that follow ({said['error']})"
+
+
+async def _refused(request: Request, response: Response) -> Response:
+    """Refuse a file before its first byte. Who waits to be asked for it is not heard out."""
+    if request.headers.get("expect", "").lower() != "100-continue":
+        await hear_out(request.receive)
+    return response
+
+
+def _refusal(headers: Mapping[str, str], charset: str | None, max_bytes: int) -> Response | None:
+    """Why the headers alone make a file impossible, or None."""
+    if _content_type(headers).get_content_type() != "text/csv":
+        return _problem(415, "the body must be CSV: send it with Content-Type: text/csv")
+    if charset is None:
+        return _problem(415, f"the charset is not known: send one of {', '.join(sorted(set(CHARSETS.values())))}")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        return _problem(415, "a compressed body is not taken: send the file as it is, without Content-Encoding")
+    declared = headers.get("content-length", "")
+    # What is no number is not believed; what has a thousand digits cannot be made one.
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > max_bytes):
+        return _problem(413, f"the file has more than {max_bytes} bytes and nothing was kept: send it in parts")
+    return None
+
+
+def _charset(headers: Mapping[str, str]) -> str | None:
+    return CHARSETS.get(_content_type(headers).get_content_charset("utf-8"))
+
+
+def _content_type(headers: Mapping[str, str]) -> Header:
+    header = Header()
+    header["content-type"] = headers.get("content-type", "")
+    return header
+
+
+def _too_many() -> Response:
+    detail = f"{MAX_UPLOADS} files are coming in already and nothing was kept: send it again later"
+    return _problem(503, detail, _RETRY_AFTER)
+
+
+def _problem(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
+    return problem_details(status, detail, headers=[(b"connection", b"close"), *headers])
