@@ -31,6 +31,7 @@ CHARSETS = {
 COLUMNS = OutcomeReported.__struct_fields__
 IGNORED_PREFIX = "x_"
 
+_KNOWN = frozenset(COLUMNS)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DELIMITERS = ",;\t"
 _IDENTIFYING = ("prediction_id", "order_id", "patient_id")
@@ -179,13 +180,13 @@ def _columns(header: str, delimiter: str) -> list[str]:
     unknown = [
         str(place)
         for place, name in enumerate(columns, start=1)
-        if name not in COLUMNS and not name.startswith(IGNORED_PREFIX)
+        if name not in _KNOWN and not name.startswith(IGNORED_PREFIX)
     ]
     if unknown:
         shown = ", ".join(unknown[:20]) + (", …" if len(unknown) > 20 else "")
         remedy = f"name them of {', '.join(COLUMNS)}, or begin the name with {IGNORED_PREFIX} to have them ignored"
         raise UnreadableFile(422, 1, f"column {shown} is not known: {remedy}")
-    twice = sorted({name for name in columns if name in COLUMNS and columns.count(name) > 1})
+    twice = sorted({name for name in columns if name in _KNOWN and columns.count(name) > 1})
     if twice:
         raise UnreadableFile(422, 1, f"{', '.join(twice)}: named more than once: name each column once")
     _check_enough(set(columns))
@@ -223,9 +224,9 @@ def _fields(texts: dict[str, str], decimal_comma: bool) -> dict[str, object]:
     fields: dict[str, object] = {}
     for name, text in texts.items():
         if len(text) > MAX_FIELD_CHARACTERS:
-            column = name if name in COLUMNS else "an ignored column"
+            column = name if name in _KNOWN else "an ignored column"
             raise _BadCell(f"{column}: must have at most {MAX_FIELD_CHARACTERS} characters")
-        if name not in COLUMNS:
+        if name not in _KNOWN:
             continue
         if "\0" in text:
             raise _BadCell(f"{name}: must not contain the character U+0000")
