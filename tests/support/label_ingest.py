@@ -72,7 +72,7 @@ class Desk:
         self, predictions: Sequence[PredictionMade] = (), outcomes: Sequence[OutcomeReported] = ()
     ) -> list[Answer]:
         """A batch arrives; the answers to its outcomes."""
-        with self.pool.connection() as connection:
+        with self.pool.connection() as connection, connection.transaction():
             joined = handlers.join(
                 Store(connection), lambda events: emit(connection, events), self.now, self.terms.policies,
                 predictions, [version_of(one, self.terms) for one in outcomes], {},

@@ -6,7 +6,7 @@ One function for both, because one transaction may bring both and must take its 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from driftloop.common import metrics
@@ -61,7 +61,8 @@ def join(
     # Reversed, so that of two with one id the first stays.
     halves = {one.prediction_id: one for one in reversed(kept)}
     rows = store.lock(halves, (one.key[1:] for one in versions if one.key[0] == PREDICTION))
-    joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in kept)
+    if len(halves) < len(kept) or any(not rows[id_].fresh for id_ in halves):
+        joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in kept)
 
     come = _Come(store, policies, rows, now)
     come.take(versions)
@@ -123,14 +124,14 @@ class _Come:
         folded = {id_: self._fold(None, versions, places) for id_, places in by_id.items()}
         there = {id_: self._is_there(id_) for id_ in by_id}
         known, fresh = self._store.lock_results(
-            (replace(one, matched=there[id_]) for id_, one in folded.items()), self._now
+            (Result(one.holds, one.contested, there[id_]) for id_, one in folded.items()), self._now
         )
         changed: set[ResultId] = set()
         for id_, places in by_id.items():
             if id_ not in fresh:
                 result = self._fold(known[id_], versions, places)
                 if id_[0][0] == PREDICTION:
-                    result = replace(result, matched=there[id_])
+                    result = Result(result.holds, result.contested, there[id_])
                 if result != known[id_]:
                     changed.add(id_)
                 known[id_] = result
@@ -196,7 +197,7 @@ class _Come:
         for prediction, key, result in after:
             belongs[key, result].add(prediction)
         self._belongs = belongs
-        flagged = {id_: replace(one, matched=bool(belongs[id_])) for id_, one in results.items()}
+        flagged = {id_: Result(one.holds, one.contested, bool(belongs[id_])) for id_, one in results.items()}
         self._results.update(flagged)
         self._store.save_results(one for id_, one in flagged.items() if one != results[id_])
 

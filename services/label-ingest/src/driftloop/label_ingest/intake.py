@@ -66,7 +66,7 @@ class Intake:
         traces = {one.key: traceparent for one in versions}
         for attempt in range(DEADLOCK_TRIES):
             try:
-                with self._pool.connection() as connection:
+                with self._pool.connection() as connection, connection.transaction():
                     joined = self._join(connection, (), versions, traces)
                 self._published()
                 return joined

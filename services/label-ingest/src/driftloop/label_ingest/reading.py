@@ -8,14 +8,14 @@ from typing import Any, Literal
 from psycopg import Connection
 from psycopg.rows import class_row, dict_row
 
-from driftloop.label_ingest.store import Features, restored
+from driftloop.label_ingest.store import Features, read_features
 
 # Whose scores are asked for: of the version that answered, or of those that were asked beside it.
 RowVariant = Literal["champion", "canary", "shadow"]
 Labelled = Literal["true", "false", "any"]
 
 _COLUMNS = """p.prediction_id, p.predicted_at, {version}, {variant}, {score}, {prediction}, l.label,
-    nullif(l.revision, 0), l.labeled_at, p.subject, p.features"""
+    nullif(l.revision, 0), l.labeled_at, p.subject, p.features::text"""
 _PLAIN = {"version": "p.model_version", "variant": "p.variant", "score": "p.score", "prediction": "p.prediction"}
 _SHADOW = {"version": "s.model_version", "variant": "'shadow'", "score": "s.score", "prediction": "s.prediction"}
 _SHADOWS = """
@@ -140,7 +140,7 @@ class Reader:
         with self._connection.cursor("rows") as cursor:
             cursor.execute(rows_statement(query), vars(query))
             while found := cursor.fetchmany(batch_size):
-                yield [StoredRow(*[*rest, restored(features)]) for *rest, features in found]
+                yield [StoredRow(*[*rest, read_features(features)]) for *rest, features in found]
 
     def summary(self, model: str) -> dict[str, Any]:
         """How many predictions and labels a model has, and what is parked, whatever model it will turn out to be of."""

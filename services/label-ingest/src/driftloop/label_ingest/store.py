@@ -4,13 +4,13 @@ Everyone takes locks in this order, each kind by its key: keys, join rows that a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 from psycopg import Connection
 from psycopg.errors import UniqueViolation
+from psycopg.pq import TransactionStatus
 
 from driftloop.common.events import FeatureValue, PredictionMade, Shadows, Variant
 from driftloop.label_ingest.domain.labels import Published
@@ -19,17 +19,33 @@ from driftloop.label_ingest.domain.results import Result, Version
 from driftloop.label_ingest.domain.retries import Taken
 
 Features = dict[str, FeatureValue]
+_features = msgspec.json.Decoder(dict[str, Any]).decode
 # A result: the key that it names, and its source and id there.
 ResultId = tuple[str, str]
 # A prediction's id and the result that belongs to it.
 Match = tuple[str, str, str]
 
+_NULL = r"\N"
 # The other columns of a join row whose prediction has not come.
-_NO_PREDICTION = (None,) * 6
-# From so many rows on COPY is worth its three statements.
-COPIED_ROWS = 50
+_NO_PREDICTION = f"\t{_NULL}" * 6 + "\n"
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+# How often rows are looked for, and those that are not there written, before they are written one by one. Each time
+# somebody else has made some of them.
+TRIES = 50
 
+# One of the texts in a JSON array.
+_ANY = "ANY(ARRAY(SELECT json_array_elements_text(%s::json)))"
 # A batch travels as one JSON text: quicker to write, send and read than an array a column.
+_KEYS_THERE = f"SELECT key, results, erased_at FROM keys WHERE key = {_ANY} ORDER BY key FOR UPDATE"  # noqa: S608
+_JOINS_THERE = f"""
+SELECT prediction_id, model_name, model_version, predicted_at, repeatable_until FROM joins
+WHERE prediction_id = {_ANY} ORDER BY prediction_id FOR UPDATE
+"""  # noqa: S608
+_CANDIDATES = f"""
+SELECT prediction_id, model_name, predicted_at, order_key, subject FROM joins
+WHERE order_key = {_ANY} OR subject = {_ANY}
+"""  # noqa: S608
+_UNPARK = f"UPDATE results SET matched = true WHERE key = {_ANY} AND NOT matched"  # noqa: S608
 _LOCK_KEYS = """
 INSERT INTO keys AS k (key, results)
 SELECT key, results FROM json_to_recordset(%s::json) AS n (key text, results bigint)
@@ -93,7 +109,7 @@ WHERE r.key = n.key AND r.result = n.result
 
 _LABELS = """
 SELECT prediction_id, label, revision, contested
-FROM unnest(%s::text[], %s::timestamptz[], %s::text[]) AS n (model_name, predicted_at, prediction_id)
+FROM json_to_recordset(%s::json) AS n (model_name text, predicted_at timestamptz, prediction_id text)
 JOIN labels USING (model_name, predicted_at, prediction_id)
 """
 _SAVE = """
@@ -113,32 +129,28 @@ ON CONFLICT (model_name, predicted_at, prediction_id) DO UPDATE SET
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True, gc=False):
     """An order's or a patient's row: how many results ever named it, and when its patient was erased, if so."""
 
     results: int
     erased_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(msgspec.Struct, frozen=True, gc=False):
     """A join row: the prediction that took its id, if any, and whether the row was made in this transaction."""
 
     taken: Taken | None
     fresh: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True, gc=False):
     """What was published of a prediction that has had results, and whether these disagree."""
 
     published: Published
     contested: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True, gc=False):
     """What is to be kept of a prediction's results."""
 
     taken: Taken
@@ -147,8 +159,7 @@ class Saved:
     contested: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPrediction:
+class StoredPrediction(msgspec.Struct, frozen=True, gc=False):
     """A prediction as it was logged."""
 
     model_name: str
@@ -163,9 +174,13 @@ class StoredPrediction:
 
 
 class Store:
-    """All that the join remembers, in one connection's transaction."""
+    """All that the join remembers, in one connection's transaction, which has begun.
+
+    What looks like a transaction within it is a savepoint; as the outermost one it would give its locks away.
+    """
 
     def __init__(self, connection: Connection) -> None:
+        assert connection.info.transaction_status is not TransactionStatus.IDLE
         self._connection = connection
 
     # --- locking
@@ -174,26 +189,22 @@ class Store:
         """The rows of orders and patients, locked; by key, how many results are being added."""
         if not results:
             return {}
-        if len(results) < COPIED_ROWS:
-            return self._lock_keys(results)
-        found = self._connection.execute(
-            "SELECT key, results, erased_at FROM keys WHERE key = ANY(%s) ORDER BY key FOR UPDATE", [list(results)]
-        ).fetchall()
-        there = {key: Key(*rest) for key, *rest in found}
-        new = sorted(results.keys() - there.keys())
-        try:
-            with (
-                self._connection.transaction(),
-                self._connection.cursor().copy("COPY keys (key, results) FROM STDIN") as copy,
-            ):
-                for key in new:
-                    copy.write_row((key, results[key]))
-        except UniqueViolation:
-            # Somebody made one of these rows since.
-            return self._lock_keys(results)
-        more = {key: results[key] for key in there if results[key]}
-        made = {key: Key(results[key]) for key in new}
-        return there | made | (self._lock_keys(more) if more else {})
+        for _ in range(TRIES):
+            try:
+                with self._connection.transaction():
+                    there = self._keys_there(results)
+                    new = sorted(results.keys() - there.keys())
+                    self._copy("keys (key, results)", (f"{_escaped(key)}\t{results[key]}\n" for key in new))
+            except UniqueViolation:
+                # Somebody made one of these rows since: it is locked as one that is there.
+                continue
+            more = {key: results[key] for key in there if results[key]}
+            return there | {key: Key(results[key]) for key in new} | (self._lock_keys(more) if more else {})
+        return self._lock_keys(results)
+
+    def _keys_there(self, keys: Iterable[str]) -> dict[str, Key]:
+        rows = self._connection.execute(_KEYS_THERE, [_json(list(keys))]).fetchall()
+        return {key: Key(*rest) for key, *rest in rows}
 
     def _lock_keys(self, results: Mapping[str, int]) -> dict[str, Key]:
         rows = [_KeyRow(key, count) for key, count in results.items()]
@@ -206,20 +217,24 @@ class Store:
         A row that is not there is made; a prediction takes its row, and is stored, unless another came first.
         """
         named = {*others} - predictions.keys()
-        if len(predictions) + len(named) < COPIED_ROWS:
-            return self._lock([*predictions.values(), *map(_Id, named)])
-        # Most predictions are new, and most results name one that is there: neither needs more than a look.
-        there = self.lock_joins(predictions.keys() | named)
-        new = {id_: predictions.get(id_) for id_ in sorted((predictions.keys() | named) - there.keys())}
-        try:
-            with self._connection.transaction():
-                self._copy(new)
-        except UniqueViolation:
-            # Somebody made one of these rows since.
-            return self._lock([*predictions.values(), *map(_Id, named)])
-        made = {id_: Join(None if one is None else _taken(one), fresh=True) for id_, one in new.items()}
-        waited_for = [predictions[id_] for id_ in there.keys() & predictions.keys() if there[id_].taken is None]
-        return there | made | self._lock(waited_for)
+        if not predictions and not named:
+            return {}
+        for _ in range(TRIES):
+            try:
+                # Most predictions are new, and most results name one that is there: neither needs more than a look.
+                with self._connection.transaction():
+                    there = self.lock_joins(predictions.keys() | named)
+                    new = {id_: predictions.get(id_) for id_ in sorted((predictions.keys() | named) - there.keys())}
+                    self._write(new)
+            except UniqueViolation:
+                # Somebody made one of these rows since: it is locked as one that is there.
+                continue
+            made = {id_: Join(None if one is None else _taken(one), fresh=True) for id_, one in new.items()}
+            waited_for = [predictions[id_] for id_ in there.keys() & predictions.keys() if there[id_].taken is None]
+            # These are no fresh ones, whatever the server says of a row that this transaction locked before.
+            came = {id_: Join(one.taken) for id_, one in self._lock(waited_for).items()}
+            return there | made | came
+        return self._lock([*predictions.values(), *map(_Id, named)])
 
     def _lock(self, rows: Sequence[object]) -> dict[str, Join]:
         if not rows:
@@ -227,46 +242,35 @@ class Store:
         found = self._connection.execute(_LOCK, [_json(rows)]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half), fresh) for id_, fresh, *half in found}
 
-    def _copy(self, new: Mapping[str, PredictionMade | None]) -> None:
+    def _write(self, new: Mapping[str, PredictionMade | None]) -> None:
         """Write join rows that are not there, in the order of their ids, and the predictions of those that have one.
 
         Raises UniqueViolation if one is there.
         """
-        if not new:
-            return
-        cursor = self._connection.cursor()
-        with cursor.copy(
-            "COPY joins (prediction_id, model_name, model_version, predicted_at, subject, order_key, repeatable_until) "
-            "FROM STDIN"
-        ) as copy:
-            for id_, one in new.items():
-                copy.write_row((id_, *_NO_PREDICTION) if one is None else (
-                    id_, one.model_name, one.model_version, one.predicted_at, one.subject, one.order,
-                    one.repeatable_until,
-                ))  # fmt: skip
-        with cursor.copy(
-            "COPY predictions (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, "
-            "subject, features, shadows) FROM STDIN"
-        ) as copy:
-            for id_, one in new.items():
-                if one is not None:
-                    copy.write_row((
-                        id_, one.model_name, one.model_version, one.predicted_at, one.score, one.prediction,
-                        one.variant, one.subject, _json(one.features), _json(one.shadows) if one.shadows else None,
-                    ))  # fmt: skip
+        self._copy(
+            "joins (prediction_id, model_name, model_version, predicted_at, subject, order_key, repeatable_until)",
+            map(_join_line, new, new.values()),
+        )
+        self._copy(
+            "predictions (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, subject, "
+            "features, shadows)",
+            (_prediction_line(one) for one in new.values() if one is not None),
+        )
+
+    def _copy(self, table: LiteralString, lines: Iterable[str]) -> None:
+        text = "".join(lines)
+        if text:
+            with self._connection.cursor().copy("COPY " + table + " FROM STDIN") as copy:
+                copy.write(text)
 
     def lock_joins(self, ids: Iterable[str]) -> dict[str, Join]:
         """Join rows of ids that are there, locked in their order."""
-        rows = self._connection.execute(
-            "SELECT prediction_id, model_name, model_version, predicted_at, repeatable_until FROM joins "
-            "WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE",
-            [list(ids)],
-        ).fetchall()
+        rows = self._connection.execute(_JOINS_THERE, [_json(list(ids))]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half)) for id_, *half in rows}
 
     def labels(self, predictions: Mapping[str, Taken]) -> dict[str, Known]:
         """What is known of those that have had results. Their join rows are locked."""
-        rows = self._connection.execute(_LABELS, _places(predictions)).fetchall()
+        rows = self._connection.execute(_LABELS, [_places(predictions)]).fetchall()
         return {id_: Known(Published(label, revision), contested) for id_, label, revision, contested in rows}
 
     def lock_results(self, come: Iterable[Result], now: datetime) -> tuple[dict[ResultId, Result], set[ResultId]]:
@@ -282,8 +286,8 @@ class Store:
         subjects = [key[1:] for key in wanted if key[0] == "s"]
         rows = self._connection.execute(
             f"SELECT {_VERSION}, contested, matched FROM results "  # noqa: S608
-            "WHERE key = ANY(%s) OR subject = ANY(%s) ORDER BY key, result FOR UPDATE".encode(),
-            [wanted, subjects],
+            f"WHERE key = {_ANY} OR subject = {_ANY} ORDER BY key, result FOR UPDATE".encode(),
+            [_json(wanted), _json(subjects)],
         ).fetchall()
         return {(row[0], row[1]): _result(row) for row in rows}
 
@@ -291,11 +295,7 @@ class Store:
 
     def candidates(self, orders: Iterable[str], subjects: Iterable[str]) -> list[Candidate]:
         """The predictions of orders and of patients."""
-        rows = self._connection.execute(
-            "SELECT prediction_id, model_name, predicted_at, order_key, subject FROM joins "
-            "WHERE order_key = ANY(%s) OR subject = ANY(%s)",
-            [list(orders), list(subjects)],
-        ).fetchall()
+        rows = self._connection.execute(_CANDIDATES, [_json(list(orders)), _json(list(subjects))]).fetchall()
         return [Candidate(*row) for row in rows]
 
     def matches(self, results: Iterable[ResultId]) -> set[Match]:
@@ -327,9 +327,9 @@ class Store:
         wanted = list(ids)
         rows = self._connection.execute(
             f"SELECT substr(key, 2), {_VERSION}, contested, matched FROM results "  # noqa: S608
-            f"WHERE key = ANY(%s) UNION ALL SELECT m.prediction_id, {_R_VERSION}, r.contested, r.matched "
-            "FROM matches AS m JOIN results AS r USING (key, result) WHERE m.prediction_id = ANY(%s)".encode(),
-            [["p" + id_ for id_ in wanted], wanted],
+            f"WHERE key = {_ANY} UNION ALL SELECT m.prediction_id, {_R_VERSION}, r.contested, r.matched "
+            f"FROM matches AS m JOIN results AS r USING (key, result) WHERE m.prediction_id = {_ANY}".encode(),
+            [_json(["p" + id_ for id_ in wanted]), _json(wanted)],
         ).fetchall()
         found: dict[str, list[Result]] = {}
         for id_, *row in rows:
@@ -346,9 +346,7 @@ class Store:
 
     def unpark(self, ids: Iterable[str]) -> None:
         """Say that the predictions which results named by id are there now."""
-        self._connection.execute(
-            "UPDATE results SET matched = true WHERE key = ANY(%s) AND NOT matched", [["p" + id_ for id_ in ids]]
-        )
+        self._connection.execute(_UNPARK, [_json(["p" + id_ for id_ in ids])])
 
     def save(self, changed: Mapping[str, Saved], now: datetime) -> None:
         """Write what results make of predictions whose join rows are locked."""
@@ -366,16 +364,17 @@ class Store:
         """Predictions as they were logged, by id."""
         rows = self._connection.execute(
             "SELECT prediction_id, model_name, p.model_version, predicted_at, p.score, p.prediction, p.variant, "
-            "p.subject, p.shadows, p.features "
-            "FROM unnest(%s::text[], %s::timestamptz[], %s::text[]) AS n (model_name, predicted_at, prediction_id) "
+            "p.subject, p.shadows, p.features::text "
+            "FROM json_to_recordset(%s::json) AS n (model_name text, predicted_at timestamptz, prediction_id text) "
             "JOIN predictions AS p USING (model_name, predicted_at, prediction_id)",
-            _places(wanted),
+            [_places(wanted)],
         ).fetchall()
         return {id_: _prediction(rest) for id_, *rest in rows}
 
 
-def restored(features: dict[str, Any]) -> Features:
-    """Features as they were logged: jsonb writes a large float out in whole digits."""
+def read_features(text: str) -> Features:
+    """Features as they were logged, of jsonb's text, which writes a large float out in whole digits."""
+    features = _features(text)
     return {key: float(one) if isinstance(one, int) and abs(one) >= 2**63 else one for key, one in features.items()}
 
 
@@ -385,9 +384,20 @@ class _Id(msgspec.Struct, frozen=True, gc=False):
     prediction_id: str
 
 
+class _Place(msgspec.Struct, frozen=True, gc=False):
+    model_name: str
+    predicted_at: datetime
+    prediction_id: str
+
+
 class _KeyRow(msgspec.Struct, frozen=True, gc=False):
     key: str
     results: int
+
+
+class _ResultRow(Version, frozen=True, gc=False):
+    contested: bool = False
+    matched: bool = False
 
 
 class _LabelRow(msgspec.Struct, frozen=True, gc=False):
@@ -400,16 +410,46 @@ class _LabelRow(msgspec.Struct, frozen=True, gc=False):
     contested: bool
 
 
+# COPY's text format, written by hand: the client's own writer takes four times as long. Ids and names are plain words.
+
+
+def _join_line(id_: str, one: PredictionMade | None) -> str:
+    if one is None:
+        return f"{id_}{_NO_PREDICTION}"
+    return (
+        f"{id_}\t{one.model_name}\t{one.model_version}\t{one.predicted_at}\t{_text(one.subject)}\t{_text(one.order)}\t"
+        f"{one.repeatable_until or _NULL}\n"
+    )
+
+
+def _prediction_line(one: PredictionMade) -> str:
+    return (
+        f"{one.prediction_id}\t{one.model_name}\t{one.model_version}\t{one.predicted_at}\t{one.score!r}\t"
+        f"{one.prediction}\t{one.variant}\t{_text(one.subject)}\t{_escaped(_json(one.features))}\t"
+        f"{_escaped(_json(one.shadows)) if one.shadows else _NULL}\n"
+    )
+
+
+def _text(text: str | None) -> str:
+    return _NULL if text is None else _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    if "\\" in text or not text.isprintable():
+        return text.translate(_ESCAPES)
+    return text
+
+
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _row(one: Result) -> dict[str, Any]:
+def _row(one: Result) -> "_ResultRow":
     held = one.holds
-    return {name: getattr(held, name) for name in Version.__slots__} | {
-        "contested": one.contested,
-        "matched": one.matched,
-    }
+    return _ResultRow(
+        held.key, held.result, held.subject, held.model_name, held.version, held.reported_at, held.status,
+        held.observed_at, held.label, held.analyte, held.value, held.unit, held.comparator, one.contested, one.matched,
+    )  # fmt: skip
 
 
 def _result(row: Sequence[Any]) -> Result:
@@ -421,10 +461,9 @@ def _taken(made: PredictionMade) -> Taken:
     return Taken(made.model_name, made.model_version, made.predicted_at, made.repeatable_until)
 
 
-def _places(predictions: Mapping[str, Taken]) -> list[list[Any]]:
-    """Where predictions are: a column of models, one of times, one of ids."""
-    taken = predictions.values()
-    return [[one.model_name for one in taken], [one.predicted_at for one in taken], list(predictions)]
+def _places(predictions: Mapping[str, Taken]) -> str:
+    """Where predictions are."""
+    return _json([_Place(one.model_name, one.predicted_at, id_) for id_, one in predictions.items()])
 
 
 def _columns(rows: Iterable[Sequence[str]], count: int) -> list[list[str]]:
@@ -437,4 +476,5 @@ def _columns(rows: Iterable[Sequence[str]], count: int) -> list[list[str]]:
 
 def _prediction(row: Sequence[Any]) -> StoredPrediction:
     *rest, shadows, features = row
-    return StoredPrediction(*[*rest, msgspec.convert(shadows or (), Shadows), restored(features)])
+    said = msgspec.convert(shadows, Shadows) if shadows else ()
+    return StoredPrediction(*[*rest, said, read_features(features)])

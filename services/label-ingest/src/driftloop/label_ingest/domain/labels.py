@@ -4,9 +4,10 @@ A label is a function of the results as they are known, and of the model's polic
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+
+import msgspec
 
 from driftloop.common.contract import Labels as Policy
 from driftloop.label_ingest.domain.measuring import abnormal
@@ -15,8 +16,7 @@ from driftloop.label_ingest.domain.results import EARLIEST, Result, Version
 Reading = tuple[Version, bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """A label, or None and `waits` saying for what. `policy_version` is None where the laboratory said the label.
 
     `contested`: results that count disagree, or a version of one was reported with two contents.
@@ -28,16 +28,14 @@ class Decision:
     waits: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True, gc=False):
     """What was last published of a prediction: a label, or None after it was retracted, and how many changes so far."""
 
     label: int | None = None
     revision: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, gc=False):
     """What is to be published: the `revision`-th change of a prediction's label, to None where it is retracted."""
 
     label: int | None
@@ -54,7 +52,7 @@ def decide(policy: Policy | None, results: Iterable[Result]) -> Decision:
     counting = [one for one in results if one.holds.counts]
     stated = [one for one in counting if one.holds.label is not None]
     if stated:
-        winner = max(stated, key=_standing).holds
+        winner = (stated[0] if len(stated) == 1 else max(stated, key=_standing)).holds
         disagree = any(one.holds.label != winner.label for one in stated) or any(one.contested for one in stated)
         return Decision(winner.label, disagree)
     if policy is None:
@@ -63,7 +61,8 @@ def decide(policy: Policy | None, results: Iterable[Result]) -> Decision:
     if not readings:
         return Decision(None, waits="a final result" if not counting else "a result that the label policy can read")
     decided = _single(readings) if policy.decide == "single" else _confirmed(readings, policy.confirm_within_days)
-    return replace(decided, contested=any(one.contested for one in counting), policy_version=policy.version)
+    contested = any(one.contested for one in counting)
+    return msgspec.structs.replace(decided, contested=contested, policy_version=policy.version)
 
 
 def publish(published: Published, decision: Decision) -> Change | None:

@@ -1,8 +1,9 @@
 """What a laboratory says: results, each in several versions, of which the newest counts however they arrive."""
 
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+
+import msgspec
 
 from driftloop.common.events import Comparator, ResultStatus
 
@@ -26,8 +27,8 @@ class Fate(StrEnum):
     CONFLICT = "conflict"
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+# No cycle can lead through these, so that the collector need not look.
+class Version(msgspec.Struct, frozen=True, gc=False):
     """One version of a result.
 
     `key` is what it names: `p` and a prediction's id, `o` and an order's pseudonym, or `s` and a patient's. `result`
@@ -86,8 +87,7 @@ class Version:
         return self.status in ("cancelled", "entered-in-error")
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, gc=False):
     """A result as it is known: the version that counts, and whether that was reported with two contents.
 
     `matched` says that it belongs to a prediction that is there.
@@ -104,13 +104,12 @@ def take(known: Result | None, come: Version) -> tuple[Result, Fate]:
         return Result(come), Fate.HOLDS
     held = known.holds
     if come.age > held.age:
-        return replace(known, holds=come, contested=False), Fate.HOLDS
+        return Result(come, contested=False, matched=known.matched), Fate.HOLDS
     if come.age < held.age:
         return known, Fate.SUPERSEDED
     differs = come.says != held.says
     if not differs and come.rank <= held.rank:
         return known, Fate.DUPLICATE
     winner = max(held, come, key=lambda one: one.rank)
-    return replace(known, holds=winner, contested=known.contested or differs), (
-        Fate.CONFLICT if differs else Fate.HOLDS
-    )
+    settled = Result(winner, contested=known.contested or differs, matched=known.matched)
+    return settled, Fate.CONFLICT if differs else Fate.HOLDS

@@ -1,13 +1,13 @@
 """When two predictions with one id are one: its client asked again, and another predictor answered."""
 
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from driftloop.common.events import PredictionMade
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True, gc=False):
     """Which prediction took an id, and until when its client may ask again under it, if at all."""
 
     model_name: str
