@@ -75,7 +75,7 @@ def test_the_client_finds_server_and_model(client: Client) -> None:
     assert not triton.is_model_ready("another", headers=headers)
     assert "binary_tensor_data" in triton.get_server_metadata(headers)["extensions"]
     metadata = triton.get_model_metadata(MODEL, "1", headers=headers)
-    assert [one["name"] for one in metadata["inputs"]] == [*ROW, "patient_id"]
+    assert [one["name"] for one in metadata["inputs"]] == [*ROW, "patient_id", "order_id"]
     assert not triton.is_server_live({})
 
 

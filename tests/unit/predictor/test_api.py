@@ -13,6 +13,8 @@ from confluent_kafka import KafkaError
 from prometheus_client import REGISTRY
 
 from driftloop.common.events import PredictionMade
+from driftloop.common.pseudonyms import order_pseudonym
+from driftloop.predictor.body import IDENTIFIERS
 from tests.support.artifacts import logistic_answer
 from tests.support.bad_bodies import BAD_BODIES, ROW, body
 from tests.unit.predictor.builders import DIABETES, KEY, LOAN, NOW, Running, running, serving
@@ -89,10 +91,11 @@ def test_whole_numbers_are_taken_for_fractional_ones(diabetes: Running) -> None:
     assert diabetes.client.post("/predict", json=ROW | {"Glucose": 130, "BMI": 33}).status_code == 200
 
 
-def test_predict_takes_no_patient(diabetes: Running) -> None:
-    answer = diabetes.client.post("/predict", json=ROW | {"patient_id": "MRN-1"})
+@pytest.mark.parametrize("name", IDENTIFIERS)
+def test_predict_takes_no_identifier(diabetes: Running, name: str) -> None:
+    answer = diabetes.client.post("/predict", json=ROW | {name: "MRN-1"})
     assert answer.status_code == 422
-    assert refused(answer)[0]["loc"] == ["body", "patient_id"]
+    assert refused(answer)[0]["loc"] == ["body", name]
     assert "MRN-1" not in answer.text
 
 
@@ -172,7 +175,7 @@ def test_two_requests_have_two_ids(diabetes: Running) -> None:
     assert len(ids) == 20
 
 
-# --- patients
+# --- patients and orders
 
 
 def test_a_patient_is_logged_under_a_keyed_pseudonym(diabetes: Running) -> None:
@@ -180,32 +183,49 @@ def test_a_patient_is_logged_under_a_keyed_pseudonym(diabetes: Running) -> None:
     assert logged(diabetes).subject == hmac.new(KEY, b"MRN-1", hashlib.sha256).hexdigest()[:32]
 
 
-def test_a_patients_id_appears_in_no_answer_and_in_no_event(diabetes: Running) -> None:
-    answer = diabetes.client.post("/v1/predict", json=ROW | {"patient_id": "MRN-1"})
+def test_an_order_is_logged_under_a_keyed_pseudonym(diabetes: Running) -> None:
+    diabetes.client.post("/v1/predict", json=ROW | {"order_id": "A-17"})
+    assert logged(diabetes).order == order_pseudonym(KEY, "A-17")
+
+
+def test_a_patient_and_an_order_of_one_name_have_two_pseudonyms(diabetes: Running) -> None:
+    diabetes.client.post("/v1/predict", json=ROW | {"patient_id": "17", "order_id": "17"})
+    event = logged(diabetes)
+    assert None is not event.subject != event.order is not None
+
+
+@pytest.mark.parametrize("name", IDENTIFIERS)
+def test_an_identifier_appears_in_no_answer_and_in_no_event(diabetes: Running, name: str) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW | {name: "MRN-1"})
     assert "MRN-1" not in answer.text + str(answer.headers) + repr(diabetes.log.taken)
 
 
-def test_without_a_patient_there_is_no_subject(diabetes: Running) -> None:
-    diabetes.client.post("/v1/predict", json=ROW | {"patient_id": None})
-    assert logged(diabetes).subject is None
+@pytest.mark.parametrize("named", [{}, {"patient_id": None, "order_id": None}])
+def test_without_a_patient_and_an_order_there_is_no_pseudonym(diabetes: Running, named: dict[str, None]) -> None:
+    diabetes.client.post("/v1/predict", json=ROW | named)
+    assert (logged(diabetes).subject, logged(diabetes).order) == (None, None)
 
 
-@pytest.mark.parametrize("patient_id", ["", "x" * 201, 17, True, ["MRN-1"], {"id": "MRN-1"}])
-def test_a_patients_id_that_is_no_short_text_is_refused_and_not_echoed(diabetes: Running, patient_id: object) -> None:
-    answer = diabetes.client.post("/v1/predict", json=ROW | {"patient_id": patient_id})
+@pytest.mark.parametrize("name", IDENTIFIERS)
+@pytest.mark.parametrize("given", ["", "x" * 201, 17, True, ["MRN-1"], {"id": "MRN-1"}])
+def test_an_identifier_that_is_no_short_text_is_refused_and_not_echoed(
+    diabetes: Running, name: str, given: object
+) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW | {name: given})
     assert answer.status_code == 422
     assert answer.json()["errors"] == [
         {
             "type": "value_error",
-            "loc": ["body", "patient_id"],
+            "loc": ["body", name],
             "msg": "must be a text of 1 to 200 characters",
             "input": None,
         }
     ]
 
 
-def test_a_patients_id_may_hold_any_character(diabetes: Running) -> None:
-    answer = diabetes.client.post("/v1/predict", json=ROW | {"patient_id": 'München:/"0\x00' + "é" * 180})
+@pytest.mark.parametrize("name", IDENTIFIERS)
+def test_an_identifier_may_hold_any_character(diabetes: Running, name: str) -> None:
+    answer = diabetes.client.post("/v1/predict", json=ROW | {name: 'München:/"0\x00' + "é" * 180})
     assert answer.status_code == 200
 
 

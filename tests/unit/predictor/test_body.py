@@ -1,4 +1,4 @@
-"""A body is read exactly or refused; a patient's id is taken out of it."""
+"""A body is read exactly or refused; the ids of a patient and of an order are taken out of it."""
 
 import time
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.common.rows import InvalidRow
-from driftloop.predictor.body import InvalidBody, read_body, take_patient_id
+from driftloop.predictor.body import IDENTIFIERS, InvalidBody, read_body, take_identifier
 
 
 def test_a_flat_object_is_read() -> None:
@@ -53,14 +53,16 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         return
 
 
-def test_the_patients_id_is_taken_out() -> None:
-    fields = {"a": 1, "patient_id": "MRN-1"}
-    assert (take_patient_id(fields), fields) == ("MRN-1", {"a": 1})
+@pytest.mark.parametrize("name", IDENTIFIERS)
+def test_an_identifier_is_taken_out(name: str) -> None:
+    fields = {"a": 1, name: "MRN-1"}
+    assert (take_identifier(fields, name), fields) == ("MRN-1", {"a": 1})
 
 
-def test_a_refusal_of_a_patients_id_does_not_hold_it() -> None:
+@pytest.mark.parametrize("name", IDENTIFIERS)
+def test_a_refusal_of_an_identifier_does_not_hold_it(name: str) -> None:
     with pytest.raises(InvalidRow) as refused:
-        take_patient_id({"patient_id": "MRN-1" * 100})
+        take_identifier({name: "MRN-1" * 100}, name)
     assert "MRN-1" not in repr(refused.value.errors) + str(refused.value)
 
 

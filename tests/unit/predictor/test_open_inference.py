@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from driftloop.common.contract import Contract
 from driftloop.common.events import Canary
-from driftloop.common.pseudonyms import pseudonym
+from driftloop.common.pseudonyms import order_pseudonym, pseudonym
 from driftloop.predictor.api import Limits
 from driftloop.predictor.serving import Serving
 from tests.support.bad_bodies import ROW
@@ -61,21 +61,23 @@ def test_the_server_says_what_it_is(diabetes: Running) -> None:
 def test_the_model_says_what_it_takes_and_answers(diabetes: Running, path: str) -> None:
     said = diabetes.client.get(path).json()
     assert (said["name"], said["versions"], said["platform"]) == ("diabetes", ["1"], "onnx")
-    assert [one["name"] for one in said["inputs"]] == [*ROW, "patient_id"]
-    assert {(one["datatype"], *one["shape"]) for one in said["inputs"][:-1]} == {("FP64", -1)}
-    assert said["inputs"][-1]["parameters"] == {"optional": True}
+    assert [one["name"] for one in said["inputs"]] == [*ROW, "patient_id", "order_id"]
+    assert {(one["datatype"], *one["shape"]) for one in said["inputs"][:-2]} == {("FP64", -1)}
+    assert [one["parameters"] for one in said["inputs"][-2:]] == [{"optional": True}] * 2
     described = {one["name"]: one["datatype"] for one in said["outputs"]}
     assert described == dict(zip(OUTPUTS, ["FP64", "BOOL", "BYTES", "INT64", "BYTES"], strict=True))
 
 
 def test_a_category_is_a_text(loan: Running) -> None:
     inputs = {one["name"]: one["datatype"] for one in loan.client.get("/v2/models/loan").json()["inputs"]}
-    assert inputs == {"income": "FP64", "employment": "BYTES", "term": "FP64", "patient_id": "BYTES"}
+    identifiers = {"patient_id": "BYTES", "order_id": "BYTES"}
+    assert inputs == {"income": "FP64", "employment": "BYTES", "term": "FP64"} | identifiers
 
 
 def test_an_optional_feature_is_said_to_be_optional(optional: Running) -> None:
     inputs = {one["name"]: one.get("parameters") for one in optional.client.get("/v2/models/loan").json()["inputs"]}
-    assert inputs == {"income": None, "employment": {"optional": True}, "term": None, "patient_id": {"optional": True}}
+    identifiers = {"patient_id": {"optional": True}, "order_id": {"optional": True}}
+    assert inputs == {"income": None, "employment": {"optional": True}, "term": None} | identifiers
 
 
 READY = ["/v2/health/ready", "/v2/models/diabetes/ready", "/v2/models/diabetes/versions/1/ready"]
@@ -283,17 +285,22 @@ def counted(result: str) -> float:
     return REGISTRY.get_sample_value("driftloop_predictions_total", labels) or 0.0
 
 
-# --- patients, retries and traces
+# --- patients, orders, retries and traces
 
 
-def test_patients_are_logged_under_pseudonyms(diabetes: Running) -> None:
+@pytest.mark.parametrize(
+    ("name", "field", "named"), [("patient_id", "subject", pseudonym), ("order_id", "order", order_pseudonym)]
+)
+def test_patients_and_orders_are_logged_under_pseudonyms(
+    diabetes: Running, name: str, field: str, named: Callable[[bytes, str], str]
+) -> None:
     for content, headers in (
-        packed([*columns(rows(2)), tensor("patient_id", ["MRN:1", ""], "BYTES")]),
-        (json.dumps({"inputs": columns(rows(2, patient_id=["MRN:1", None]))}).encode(), {}),
+        packed([*columns(rows(2)), tensor(name, ["MRN:1", ""], "BYTES")]),
+        (json.dumps({"inputs": columns(rows(2, **{name: ["MRN:1", None]}))}).encode(), {}),
     ):
         answer = diabetes.client.post(INFER, content=content, headers=headers)
         assert "MRN" not in answer.text
-    assert [event.subject for event in diabetes.logged] == [pseudonym(KEY, "MRN:1"), None] * 2
+    assert [getattr(event, field) for event in diabetes.logged] == [named(KEY, "MRN:1"), None] * 2
 
 
 def test_a_retry_with_the_same_key_has_the_same_ids(diabetes: Running) -> None:
@@ -369,6 +376,11 @@ BAD: dict[str, tuple[Any, str]] = {
         "row 0: patient_id: must be a text of 1 to 200 characters",
     ),
     "patients that are no texts": ({"inputs": [*columns(rows()), tensor("patient_id", [1])]}, "send BYTES"),
+    "an order that is too long": (
+        {"inputs": columns(rows(1, order_id=["x" * 201]))},
+        "row 0: order_id: must be a text of 1 to 200 characters",
+    ),
+    "orders that are no texts": ({"inputs": [*columns(rows()), tensor("order_id", [1])]}, "send BYTES"),
 }
 
 

@@ -29,10 +29,12 @@ def test_both_shipped_contracts_can_be_served(model: str) -> None:
     assert load_servable(MODELS / model / "contract.yaml").name == model
 
 
-def test_a_feature_with_the_name_of_the_patient_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "named"), [("patient_id", "patient"), ("order_id", "order")])
+def test_a_feature_that_is_called_as_an_identifier_is_refused(tmp_path: Path, name: str, named: str) -> None:
     path = tmp_path / "contract.yaml"
-    path.write_text((MODELS / "loan" / "contract.yaml").read_text().replace("name: term", "name: patient_id"))
-    with pytest.raises(ContractError, match=r"features\[2\]\.name = 'patient_id': .* give the feature another name"):
+    path.write_text((MODELS / "loan" / "contract.yaml").read_text().replace("name: term", f"name: {name}"))
+    reason = rf"features\[2\]\.name = '{name}': .* the {named}, .* give the feature another name"
+    with pytest.raises(ContractError, match=reason):
         load_servable(path)
 
 

@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from driftloop.common.contract import Contract, Feature
 from driftloop.common.rows import InvalidRow, canonicalise
+from driftloop.predictor.body import IDENTIFIERS
 from driftloop.predictor.openapi import document
 from driftloop.predictor.schema import row_schema
 from tests.unit.predictor.builders import DIABETES, LOAN
@@ -64,10 +65,11 @@ def test_every_example_of_a_feature_fits_its_schema(name: str) -> None:
         assert Draft202012Validator(schema).is_valid(schema["examples"][0])
 
 
-def test_only_the_new_door_takes_a_patient() -> None:
+@pytest.mark.parametrize("name", IDENTIFIERS)
+def test_only_the_new_door_takes_a_patient_and_an_order(name: str) -> None:
     paths = document(DIABETES, "title", 1000)["paths"]
     taken = {
-        path: "patient_id" in paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        path: name in paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
         for path in ("/predict", "/v1/predict")
     }
     assert taken == {"/predict": False, "/v1/predict": True}

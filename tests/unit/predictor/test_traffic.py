@@ -110,7 +110,7 @@ def test_without_a_model_it_is_told_that_there_is_none(diabetes: Running) -> Non
 
 
 def test_a_batch_answers_each_row_in_its_place(diabetes: Running) -> None:
-    rows = [ROW, ROW | {"Age": 500}, "no row", ROW | {"patient_id": "MRN-1"}, ROW | {"patient_id": ""}]
+    rows = [ROW, ROW | {"Age": 500}, "no row", ROW | {"patient_id": "MRN-1", "order_id": "A-1"}, ROW | {"order_id": ""}]
     answer = diabetes.client.post("/v1/predict/batch", json={"rows": rows})
     results = answer.json()["results"]
     assert answer.status_code == 200
@@ -119,6 +119,7 @@ def test_a_batch_answers_each_row_in_its_place(diabetes: Running) -> None:
     logged = {event.prediction_id: event for event in diabetes.logged}
     assert set(logged) == {results[0]["prediction_id"], results[3]["prediction_id"]}
     assert logged[results[3]["prediction_id"]].subject is not None
+    assert logged[results[3]["prediction_id"]].order is not None
 
 
 def test_a_batch_of_many_is_what_its_rows_are_by_themselves(diabetes: Running) -> None:

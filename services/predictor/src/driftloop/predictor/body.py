@@ -9,7 +9,10 @@ import msgspec
 from driftloop.common.rows import FieldError, InvalidRow
 
 PATIENT_ID = "patient_id"
-PATIENT_ID_CHARACTERS = 200
+ORDER_ID = "order_id"
+# What a row may carry beside its features, and whom or what it names there.
+IDENTIFIERS = {PATIENT_ID: "patient", ORDER_ID: "order"}
+IDENTIFIER_CHARACTERS = 200
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 ROWS = "rows"
@@ -58,15 +61,15 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise InvalidBody("json_invalid", "the body is nested too deeply: send one flat JSON object") from error
 
 
-def take_patient_id(fields: dict[str, Any]) -> str | None:
-    """Take the patient's id out of the fields. Raises InvalidRow, which does not hold it."""
-    patient_id = fields.pop(PATIENT_ID, None)
-    if patient_id is None:
+def take_identifier(fields: dict[str, Any], name: str) -> str | None:
+    """Take one of IDENTIFIERS out of the fields; None where it is absent. Raises InvalidRow, which does not hold it."""
+    identifier = fields.pop(name, None)
+    if identifier is None:
         return None
-    if not isinstance(patient_id, str) or not 1 <= len(patient_id) <= PATIENT_ID_CHARACTERS:
-        reason = f"must be a text of 1 to {PATIENT_ID_CHARACTERS} characters"
-        raise InvalidRow([FieldError(PATIENT_ID, None, reason)])
-    return patient_id
+    if not isinstance(identifier, str) or not 1 <= len(identifier) <= IDENTIFIER_CHARACTERS:
+        reason = f"must be a text of 1 to {IDENTIFIER_CHARACTERS} characters"
+        raise InvalidRow([FieldError(name, None, reason)])
+    return identifier
 
 
 def check_given_once(body: bytes, names: int) -> None:

@@ -17,10 +17,18 @@ from driftloop.common.access.guard import CALLER
 from driftloop.common.conformal import prediction_set
 from driftloop.common.events import Variant
 from driftloop.common.http import PROBLEM_JSON, field_problem, problem_members
-from driftloop.common.pseudonyms import pseudonym
+from driftloop.common.pseudonyms import order_pseudonym, pseudonym
 from driftloop.common.rows import FieldError, InvalidRow
 from driftloop.predictor.batches import Failure, answer_rows
-from driftloop.predictor.body import PATIENT_ID, InvalidBody, read_body, read_rows, take_patient_id
+from driftloop.predictor.body import (
+    IDENTIFIERS,
+    ORDER_ID,
+    PATIENT_ID,
+    InvalidBody,
+    read_body,
+    read_rows,
+    take_identifier,
+)
 from driftloop.predictor.domain.identity import repeated_prediction_id
 from driftloop.predictor.handlers import Answered, Asked, NoProbability, Predictor
 from driftloop.predictor.inference_log import Unavailable
@@ -174,7 +182,7 @@ def bare_door(predictor: Predictor, ids: "Identities") -> Door:
 
 
 def full_door(predictor: Predictor, ids: "Identities") -> Door:
-    """`/v1/predict`: the prediction with all that is known of it; a patient's id is logged as a pseudonym."""
+    """`/v1/predict`: the prediction with all that is known of it; patient and order are logged as pseudonyms."""
     encoder = msgspec.json.Encoder()
 
     async def answer(call: Call) -> Answer:
@@ -213,9 +221,9 @@ def batch_door(predictor: Predictor, ids: "Identities", max_rows: int) -> Door:
 
 
 def ask(predictor: Predictor, ids: "Identities", call: Call, fields: dict[str, Any], row: int = 0) -> Asked:
-    """What is asked for a request's row, whose fields may name a patient. Raises InvalidRow, InvalidBody."""
-    subject = ids.subject(fields)
-    return Asked(predictor.validator.canonicalise(fields), subject, ids.repeated(call, row))
+    """What is asked for a request's row, whose fields may name patient and order. Raises InvalidRow, InvalidBody."""
+    subject, order = ids.subject(fields), ids.order(fields)
+    return Asked(predictor.validator.canonicalise(fields), subject, ids.repeated(call, row), order)
 
 
 class Identities:
@@ -227,8 +235,13 @@ class Identities:
 
     def subject(self, fields: dict[str, Any]) -> str | None:
         """The pseudonym of the patient, whose id is taken out of the fields. Raises InvalidRow."""
-        patient_id = take_patient_id(fields)
+        patient_id = take_identifier(fields, PATIENT_ID)
         return None if patient_id is None else pseudonym(self._pseudonym_key, patient_id)
+
+    def order(self, fields: dict[str, Any]) -> str | None:
+        """The pseudonym of the order, whose id is taken out of the fields. Raises InvalidRow."""
+        order_id = take_identifier(fields, ORDER_ID)
+        return None if order_id is None else order_pseudonym(self._pseudonym_key, order_id)
 
     def repeated(self, call: Call, row: int = 0) -> str | None:
         """The id that a retry of this request gets, too; None where it does not ask for one. Raises InvalidBody."""
@@ -330,4 +343,4 @@ def _details(refusal: Refusal) -> dict[str, Any]:
 
 
 def _field(error: FieldError) -> Mapping[str, Any]:
-    return field_problem(error.field, None if error.field == PATIENT_ID else error.value, error.reason)
+    return field_problem(error.field, None if error.field in IDENTIFIERS else error.value, error.reason)

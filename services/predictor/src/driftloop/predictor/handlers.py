@@ -45,11 +45,15 @@ class NoProbability(RuntimeError):
 
 
 class Asked(NamedTuple):
-    """One row of a request: canonical features, whose they are (a pseudonym), and its id where a retry has the same."""
+    """One row of a request: canonical features, and its id where a retry has the same.
+
+    `subject`, whose features they are, and `order`, whose results are awaited, are pseudonyms.
+    """
 
     features: Row
     subject: str | None = None
     prediction_id: str | None = None
+    order: str | None = None
 
 
 class Answered(NamedTuple):
@@ -162,6 +166,7 @@ class Predictor:
             subject=asked.subject,
             shadows=self._shadows(plan, scores, row) if plan.shadows else (),
             repeatable_until=None if asked.prediction_id is None else now + REPEATABLE,
+            order=asked.order,
         )
         return Answered(made, plan)
 

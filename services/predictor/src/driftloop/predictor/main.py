@@ -31,7 +31,7 @@ from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Na
 from driftloop.common.tracing import start_tracing
 from driftloop.common.usage import answer_help
 from driftloop.predictor.api import Admission, Limits, create_app
-from driftloop.predictor.body import PATIENT_ID
+from driftloop.predictor.body import IDENTIFIERS
 from driftloop.predictor.domain.model import LoadedModel, load_model
 from driftloop.predictor.doors import Identities
 from driftloop.predictor.following import ModelFollower
@@ -191,14 +191,14 @@ def open_leftovers(settings: Settings) -> list[Spool]:
 def load_servable(path: Path) -> Contract:
     """The contract, if a request can carry its features. Raises ContractError."""
     contract = load_contract(path)
-    if PATIENT_ID in contract.feature_names:
-        where = f"$.features[{contract.feature_names.index(PATIENT_ID)}].name"
-        raise ContractError(
-            path,
-            where,
-            PATIENT_ID,
-            "is what a request calls the patient, who is no input: give the feature another name",
-        )
+    for place, name in enumerate(contract.feature_names):
+        if name in IDENTIFIERS:
+            raise ContractError(
+                path,
+                f"$.features[{place}].name",
+                name,
+                f"is how a request names the {IDENTIFIERS[name]}, which is no input: give the feature another name",
+            )
     return contract
 
 

@@ -2,7 +2,7 @@
 
 from driftloop.common.contract import Contract
 from driftloop.common.http import PROBLEM_JSON
-from driftloop.predictor.body import PATIENT_ID, PATIENT_ID_CHARACTERS, ROWS
+from driftloop.predictor.body import IDENTIFIER_CHARACTERS, ORDER_ID, PATIENT_ID, ROWS
 from driftloop.predictor.open_inference import description
 from driftloop.predictor.openapi_parts import (
     IDEMPOTENCY_KEY,
@@ -21,9 +21,11 @@ from driftloop.predictor.openapi_parts import (
 from driftloop.predictor.schema import answer_name, example_row, row_schema
 
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
-_PATIENT: Schema = {
-    "anyOf": [{"type": "string", "minLength": 1, "maxLength": PATIENT_ID_CHARACTERS}, {"type": "null"}],
-    "description": "Whose data these are. Logged under a keyed pseudonym only, and never answered.",
+_IDENTIFIER = or_null({"type": "string", "minLength": 1, "maxLength": IDENTIFIER_CHARACTERS})
+_KEPT = "Logged under a keyed pseudonym only, and never answered."
+_IDENTIFIERS: Schema = {
+    PATIENT_ID: _IDENTIFIER | {"description": f"Whose data these are. {_KEPT}"},
+    ORDER_ID: _IDENTIFIER | {"description": f"The order or accession number whose results are awaited. {_KEPT}"},
 }
 _FIELDS: Schema = {
     "type": "array",
@@ -45,7 +47,7 @@ _HEADERS = {
 def document(contract: Contract, title: str, max_rows: int) -> Schema:
     """The whole OpenAPI document of a predictor that serves this contract."""
     row, example = row_schema(contract), example_row(contract)
-    full = row | {"properties": row["properties"] | {PATIENT_ID: _PATIENT}}
+    full = row | {"properties": row["properties"] | _IDENTIFIERS}
     rows = {"type": "array", "minItems": 1, "maxItems": max_rows, "items": {"description": "As in /v1/predict."}}
     prediction = _prediction(contract)
     result = {"anyOf": [prediction, object_of({"error": ref("Problem")})]}

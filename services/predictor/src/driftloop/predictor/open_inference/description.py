@@ -5,7 +5,7 @@ from typing import Any
 
 from driftloop.common.contract import Contract
 from driftloop.common.http import PROBLEM_JSON
-from driftloop.predictor.body import PATIENT_ID
+from driftloop.predictor.body import IDENTIFIERS
 from driftloop.predictor.open_inference import ROOT
 from driftloop.predictor.open_inference.outputs import OUTPUTS
 from driftloop.predictor.open_inference.tensors import BYTES, FP64, NUMBERS
@@ -117,7 +117,7 @@ def _request(contract: Contract, max_rows: int) -> Schema:
     at_least_one = WHOLE | {"minimum": 1}
     rows = at_least_one | {"maximum": max_rows}
     tensor = object_of({
-        "name": TEXT | {"description": f"{', '.join(contract.feature_names)} or {PATIENT_ID}. {_matrix(contract)}"},
+        "name": TEXT | {"description": f"{_names(contract)}. {_matrix(contract)}"},
         "shape": {"type": "array", "prefixItems": [rows], "items": at_least_one, "minItems": 1, "maxItems": 2},
         "datatype": {"enum": [*NUMBERS, BYTES]},
     })  # fmt: skip
@@ -136,6 +136,10 @@ def _request(contract: Contract, max_rows: int) -> Schema:
         "parameters": or_null(_ANY | {"properties": {"binary_data_output": binary}}),
     }
     return request
+
+
+def _names(contract: Contract) -> str:
+    return f"{', '.join(contract.feature_names)}; and, optional, {' and '.join(IDENTIFIERS)}"
 
 
 def _matrix(contract: Contract) -> str:

@@ -8,7 +8,7 @@ import msgspec
 
 from driftloop.common.contract import Contract, Feature
 from driftloop.common.rows import InvalidRow, Value
-from driftloop.predictor.body import PATIENT_ID, check_given_once, read_object
+from driftloop.predictor.body import IDENTIFIERS, check_given_once, read_object
 from driftloop.predictor.open_inference.outputs import OUTPUTS, Wanted
 from driftloop.predictor.open_inference.tensors import (
     InputTensor,
@@ -38,7 +38,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """Rows of the contract's features, perhaps with a patient's id, and what is to be answered of them."""
+    """Rows of the contract's features, perhaps with patient and order, and what is to be answered of them."""
 
     id: str | None
     rows: Sequence[dict[str, Value]]
@@ -144,13 +144,14 @@ def _check_shapes(inputs: Sequence[InputTensor], max_rows: int) -> None:
 
 
 def _columns(contract: Contract, inputs: Mapping[str, InputTensor], contents: Mapping[str, bytes]) -> Columns:
-    """The values by feature, and by PATIENT_ID."""
+    """The values by feature, and by those of IDENTIFIERS that are given."""
     columns: Columns = {}
     features = dict(inputs)
-    patients = features.pop(PATIENT_ID, None)
-    if patients is not None:
-        _check_column(patients)
-        columns[PATIENT_ID] = [text or None for text in read_texts(patients, contents.get(PATIENT_ID))]
+    for name in IDENTIFIERS:
+        named = features.pop(name, None)
+        if named is not None:
+            _check_column(named)
+            columns[name] = [text or None for text in read_texts(named, contents.get(name))]
     matrix = _matrix(contract, features)
     if matrix is not None:
         values, width = read_numbers(matrix, contents.get(matrix.name)), len(contract.features)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from driftloop.common.contract import Contract
-from driftloop.predictor.body import PATIENT_ID
+from driftloop.predictor.body import IDENTIFIERS
 from driftloop.predictor.doors import JSON, Answer, Identities, Refused, as_response, call_of, guarded, refusal_of
 from driftloop.predictor.handlers import Predictor
 from driftloop.predictor.inference_log import Unavailable
@@ -82,7 +82,7 @@ def model_metadata(contract: Contract, version: int) -> dict[str, Any]:
         "name": contract.name,
         "versions": [str(version)],
         "platform": "onnx",
-        "inputs": [*inputs, _described(PATIENT_ID, BYTES, _OPTIONAL)],
+        "inputs": [*inputs, *(_described(name, BYTES, _OPTIONAL) for name in IDENTIFIERS)],
         "outputs": [_described(name, output.datatype) for name, output in OUTPUTS.items()],
     }
 
