@@ -99,7 +99,7 @@ def test_a_duration_that_is_none_is_refused_and_nothing_is_made(file: Path, dura
 
 def test_a_scope_that_is_none_is_refused(file: Path) -> None:
     result = run(file, "create", "--name", "clinic", "--scope", "root")
-    assert "--scope 'root' is not known: use predict or admin" in refusal(result)
+    assert "--scope 'root' is not known: use one of predict, label, rows, admin" in refusal(result)
 
 
 def test_a_name_that_is_none_is_shown_as_it_was_given(file: Path) -> None:

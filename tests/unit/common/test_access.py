@@ -118,7 +118,15 @@ def test_a_credential_that_is_not_good_is_never_echoed(access: Access, credentia
     [
         ("predict", "predict", "n"),
         ("predict", "admin", "403 scope"),
+        ("predict", "label", "403 scope"),
+        ("predict", "rows", "403 scope"),
+        ("label", "label", "n"),
+        ("label", "rows", "403 scope"),
+        ("rows", "rows", "n"),
+        ("rows", "label", "403 scope"),
         ("admin", "predict", "n"),
+        ("admin", "label", "n"),
+        ("admin", "rows", "n"),
         ("admin", "admin", "n"),
     ],
 )
@@ -158,7 +166,7 @@ def test_access_is_on_unless_said_otherwise_and_wants_keys_or_tokens() -> None:
 def test_access_that_is_off_lets_everybody_in_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     access = build_access(settings(access="off"))
     assert access.check([(b"x-api-key", b"x")], "admin") == Caller(
-        "anonymous", frozenset({"predict", "admin"}), "anonymous"
+        "anonymous", frozenset({"predict", "label", "rows", "admin"}), "anonymous"
     )
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 

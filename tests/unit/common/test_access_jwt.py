@@ -57,13 +57,17 @@ def test_a_token_of_the_issuer_names_its_caller(algorithm: str) -> None:
     assert tokens().caller(token(algorithm)) == expected
 
 
+EVERYTHING = {"predict", "label", "rows", "admin"}
+
+
 @pytest.mark.parametrize(
     ("changes", "scopes"),
     [
         ({"scope": "predict"}, {"predict"}),
-        ({"scope": "admin"}, {"predict", "admin"}),
+        ({"scope": "label rows"}, {"label", "rows"}),
+        ({"scope": "admin"}, EVERYTHING),
         ({"scope": None, "scp": ["predict", "x"]}, {"predict"}),
-        ({"scope": None, "scp": "x admin"}, {"predict", "admin"}),
+        ({"scope": None, "scp": "x admin"}, EVERYTHING),
         ({"scope": "x", "scp": "admin"}, set()),
         ({"scope": None}, set()),
         ({"scope": 7}, set()),

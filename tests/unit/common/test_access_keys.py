@@ -66,11 +66,11 @@ def test_a_key_is_known_by_its_name_and_scopes(path: Path) -> None:
     assert ring_of(path).caller(key) == Caller("clinic", frozenset({"predict"}), "api-key")
 
 
-def test_admin_includes_predict(path: Path) -> None:
+def test_admin_includes_all_others(path: Path) -> None:
     key = make(path, scope="admin")
     found = ring_of(path).caller(key)
     assert isinstance(found, Caller)
-    assert found.scopes == {"admin", "predict"}
+    assert found.scopes == {"admin", "predict", "label", "rows"}
 
 
 def test_the_file_holds_no_secret_and_is_its_owners_alone(path: Path) -> None:

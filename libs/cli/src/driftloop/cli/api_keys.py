@@ -16,6 +16,10 @@ from driftloop.common.clock import utc_now
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 NEVER = "never"
 SCOPES: dict[str, Scope] = {scope: scope for scope in IMPLIED}
+SCOPE_HELP = (
+    "What it may do, given once for each: predict; label, to report outcomes; rows, to read what was predicted; "
+    "admin, which includes them all."
+)
 MAX_DAYS = 36_500
 
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
@@ -32,7 +36,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="The twelve characters 
 def create(
     file: FileOption,
     name: Annotated[str, typer.Option(help="Who calls with it: letters, digits and any of . _ -")],
-    scope: Annotated[list[str], typer.Option(help="What it may do: predict, or admin, which includes it.")],
+    scope: Annotated[list[str], typer.Option(help=SCOPE_HELP)],
     expires: Annotated[str, typer.Option(help="How long it is good, for instance 90d, or never.")] = NEVER,
 ) -> None:
     """Make a key and print it: this once, for it is kept nowhere. The file is made where there is none."""
@@ -106,7 +110,7 @@ def _print(issued: Issued, file: Path) -> None:
 def _scopes(texts: list[str]) -> list[Scope]:
     for text in texts:
         if text not in SCOPES:
-            fail(f"--scope {text!r} is not known: use {' or '.join(SCOPES)}")
+            fail(f"--scope {text!r} is not known: use one of {', '.join(SCOPES)}")
     return [SCOPES[text] for text in texts]
 
 

@@ -9,10 +9,13 @@ Kind = Literal["api-key", "jwt", "anonymous"]
 Header = tuple[bytes, bytes]
 
 IMPLIED: dict[Scope, frozenset[Scope]] = {
+    # Ask for predictions.
     "predict": frozenset({"predict"}),
-    # Report outcomes; read what was predicted, row by row.
+    # Report outcomes.
     "label": frozenset({"label"}),
+    # Read what was predicted and what became of it, row by row.
     "rows": frozenset({"rows"}),
+    # Whatever else there is, and all of these.
     "admin": frozenset({"admin", "predict", "label", "rows"}),
 }
 

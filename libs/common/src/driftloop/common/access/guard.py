@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,12 +17,15 @@ from driftloop.common.logs import REQUEST_ID
 # Where the guarded application finds who calls: a name.
 CALLER = "driftloop.caller"
 Route = tuple[str, str]
+# Method and path → what a request for them needs.
+ScopeOf = Callable[[str, str], Permission]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Guard:
-    """ASGI middleware: asks for a credential with `scope`, limits the rate, names the request, tells browsers no.
+    """ASGI middleware: asks for a credential, limits the rate, names the request, tells browsers no.
 
+    `scope` is what the credential must allow: the same for all requests, or what a function of method and path says.
     `open_routes`, methods and paths, need no credential; one that is sent must be good all the same.
     A request's id is the client's `x-request-id` if that is a plain word, else a new one. It is answered and logged.
     """
@@ -31,13 +34,13 @@ class Guard:
         self,
         app: ASGIApp,
         access: Access,
-        scope: Permission,
+        scope: Permission | ScopeOf,
         limit: RateLimit | None = None,
         open_routes: Collection[Route] = (),
     ) -> None:
         self._app = app
         self._access = access
-        self._scope = scope
+        self._scope_of: ScopeOf = scope if callable(scope) else lambda _method, _path: scope
         self._limit = limit
         self._open = frozenset(open_routes)
 
@@ -63,8 +66,8 @@ class Guard:
             await problem_details(found.status, found.detail, headers=found.headers)(scope, receive, sending)
 
     def _admitted(self, scope: Scope) -> Caller | Refused:
-        anybody = (scope["method"], scope["path"]) in self._open
-        found = self._access.check(scope["headers"], self._scope, anybody)
+        route = scope["method"], scope["path"]
+        found = self._access.check(scope["headers"], self._scope_of(*route), route in self._open)
         if self._limit is not None and isinstance(found, Caller):
             wait = self._limit.take(found.name)
             if wait > 0:

@@ -46,7 +46,7 @@ def build_access(settings: AccessSettings) -> Access:
     if ring is None and tokens is None:
         raise SettingsError(
             f"{variable('api_keys')} is not set: make a key with"
-            " `driftloop api-keys create --file FILE --name NAME --scope predict` and name its file, or set"
+            " `driftloop api-keys create --file FILE --name NAME --scope SCOPE` and name its file, or set"
             f" {variable('jwt_issuer')}; {variable('access')}=off would let anybody in"
         )
     return Access(ring, tokens, workers)
