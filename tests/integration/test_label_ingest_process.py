@@ -3,11 +3,14 @@
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import httpx
 import msgspec
 import pytest
 
+from driftloop.common.access import Scope
+from driftloop.common.access.issuing import create_key
 from driftloop.common.envelope import decode_envelope, decode_event
 from driftloop.common.events import OutcomeReported, PredictionLabeled, PredictionMade
 from driftloop.common.topics import LABELED_PREDICTIONS, OUTCOMES, PREDICTIONS
@@ -21,12 +24,10 @@ from tests.support.waiting import wait_until
 CONTRACTS = ",".join(str(MODELS / name / "contract.yaml") for name in ("loan", "diabetes"))
 
 
-def start(house: House, name: str = "label-ingest") -> tuple[ServiceProcess, str]:
-    process, url = house.process(
-        name,
-        "driftloop.label_ingest.main",
-        {"DATABASE_URL": house.database_url("label_ingest"), "DRIFTLOOP_CONTRACTS": CONTRACTS},
-    )
+def start(house: House, name: str = "label-ingest", **settings: str) -> tuple[ServiceProcess, str]:
+    environment = {"DATABASE_URL": house.database_url("label_ingest"), "DRIFTLOOP_CONTRACTS": CONTRACTS}
+    changed = {f"DRIFTLOOP_{setting}": value for setting, value in settings.items()}
+    process, url = house.process(name, "driftloop.label_ingest.main", environment | changed)
     process.start()
     return process, url
 
@@ -175,6 +176,24 @@ def test_readers_that_go_away_in_mid_stream_keep_no_connection(house: House) -> 
         with httpx.stream("GET", f"{url}/v1/rows", params={"model": "loan", "limit": 60_000}) as response:
             assert next(response.iter_bytes(1_000))
     assert httpx.get(f"{url}/v1/summary", params={"model": "loan"}, timeout=10).json()["predictions"] == 60_000
+
+
+def test_a_laboratory_may_report_and_a_reader_may_read(house: House) -> None:
+    keys = house.folder / "keys.json"
+    scopes: tuple[Scope, ...] = ("label", "rows")
+    sent = [{}, *({"x-api-key": create_key(keys, scope, [scope], datetime.now(UTC)).text} for scope in scopes)]
+    process, url = start(house, ACCESS="on", API_KEYS=str(keys))
+    process.wait_ready()
+    outcome = {"prediction_id": "p", "label": 1}
+    reported = [httpx.post(f"{url}/v1/outcomes", json=outcome, headers=one).status_code for one in sent]
+    read = [httpx.get(f"{url}/v1/summary", params={"model": "loan"}, headers=one).status_code for one in sent]
+    assert (reported, read) == ([401, 200, 403], [401, 403, 200])
+
+
+def test_without_a_file_of_keys_it_does_not_start(house: House) -> None:
+    process, _ = start(house, ACCESS="on")
+    assert process.wait_or_kill(15) == 1
+    assert "DRIFTLOOP_API_KEYS is not set" in process.tail()
 
 
 def test_a_contract_that_is_not_there_is_named_at_once(house: House) -> None:

@@ -227,7 +227,8 @@ class House:
     def process(self, name: str, module: str, environment: dict[str, str]) -> tuple[ServiceProcess, str]:
         """A service's real process, not yet started, and its API's URL; killed with the house.
 
-        Broker, namespace, ports, trusted keys and artifacts are set; `environment` adds the rest.
+        Broker, namespace, ports, trusted keys and artifacts are set, and nobody needs an API key; `environment` adds
+        the rest.
         """
         port, management = free_ports(2)
         own = {
@@ -237,6 +238,7 @@ class House:
             "DRIFTLOOP_MANAGEMENT_PORT": str(management),
             "DRIFTLOOP_TRUSTED_KEYS": str(self.trusted_keys),
             "DRIFTLOOP_ARTIFACTS": self.artifacts,
+            "DRIFTLOOP_ACCESS": "off",
         }
         kept = {key: value for key, value in os.environ.items() if not key.startswith("DRIFTLOOP_")}
         process = ServiceProcess(

@@ -96,6 +96,7 @@ class Desk:
         return create_app(
             intake=self.intake, pool=self.pool, reading=self.pool, contracts=self.contracts,
             pseudonym_key=PSEUDONYM_KEY, clock=lambda: self.now, published=lambda: None, max_body_bytes=1_048_576,
+            max_upload_bytes=100_000_000,
         )  # fmt: skip
 
     def post(self, body: object) -> httpx.Response:

@@ -40,7 +40,6 @@ def predictor(
         "DRIFTLOOP_PSEUDONYM_KEY": PSEUDONYM_KEY,
         "DRIFTLOOP_REPLICA": name,
         "DRIFTLOOP_SPOOL": str(house.folder / "spool" / name),
-        "DRIFTLOOP_ACCESS": "off",
     }
     changed = {f"DRIFTLOOP_{setting}": value for setting, value in settings.items()}
     process, url = house.process(name, module, environment | changed)

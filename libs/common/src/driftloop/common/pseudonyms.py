@@ -6,20 +6,10 @@ The predictor gives them to what it logs, label-ingest to what laboratories repo
 import hashlib
 import hmac
 
-from driftloop.common.settings import Secret, SettingsError
+from driftloop.common.settings import Secret, SettingsError, variable
 
 CHARACTERS = 32
 MIN_KEY_CHARACTERS = 16
-
-
-def pseudonym_key(setting: Secret) -> bytes:
-    """The key that a service was told. Raises SettingsError where it is too short to keep a secret."""
-    if len(setting.value) < MIN_KEY_CHARACTERS:
-        raise SettingsError(
-            f"DRIFTLOOP_PSEUDONYM_KEY has {len(setting.value)} characters: use at least {MIN_KEY_CHARACTERS} random "
-            "ones, the same for every replica of the predictor and of label-ingest"
-        )
-    return setting.value.encode()
 
 
 def pseudonym(key: bytes, patient_id: str) -> str:
@@ -30,6 +20,16 @@ def pseudonym(key: bytes, patient_id: str) -> str:
 def order_pseudonym(key: bytes, order_id: str) -> str:
     """The name of an order or accession number; under a key of its own, so that it tells nothing of a patient's."""
     return pseudonym(derived_key(key, "orders"), order_id)
+
+
+def key_bytes(key: Secret) -> bytes:
+    """The key that the setting `pseudonym_key` holds. Raises SettingsError where it is too short."""
+    if len(key.value) < MIN_KEY_CHARACTERS:
+        raise SettingsError(
+            f"{variable('pseudonym_key')} has {len(key.value)} characters: use at least {MIN_KEY_CHARACTERS} random "
+            "ones, the same for every replica of the predictor and of label-ingest"
+        )
+    return key.value.encode()
 
 
 def derived_key(key: bytes, purpose: str) -> bytes:

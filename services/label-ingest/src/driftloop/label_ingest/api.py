@@ -21,7 +21,7 @@ from driftloop.common.http import BodyLimit, problem
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.pseudonyms import pseudonym
-from driftloop.label_ingest import arrow, audit, doors
+from driftloop.label_ingest import arrow, audit, csv_door, doors
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
 from driftloop.label_ingest.domain.outcomes import SEPARATOR
 from driftloop.label_ingest.erasing import erase
@@ -47,6 +47,7 @@ def create_app(
     clock: Clock,
     published: Callable[[], None],
     max_body_bytes: int,
+    max_upload_bytes: int,
 ) -> FastAPI:
     """The HTTP face. `reading` serves rows and counts, so that slow readers keep no laboratory waiting.
 
@@ -57,9 +58,10 @@ def create_app(
         version="1",
         description="Joins the outcomes that come weeks later to the predictions that they prove.",
     )
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, streamed=(csv_door.PATH,))
     app.add_exception_handler(psycopg.Error, _database_error)
     app.include_router(_reporting(intake))
+    app.include_router(csv_door.router(intake, max_upload_bytes))
     app.include_router(_reading(reading, contracts, clock))
     app.include_router(_counting(reading, contracts, clock))
     app.include_router(_erasing(pool, pseudonym_key, clock, published))

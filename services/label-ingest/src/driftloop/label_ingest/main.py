@@ -3,6 +3,7 @@
 import sys
 from datetime import timedelta
 
+from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import ContractError, load_contracts
 from driftloop.common.kafka.admin import admin_client
@@ -13,11 +14,12 @@ from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import open_pool
 from driftloop.common.process import Service, run_service
-from driftloop.common.pseudonyms import pseudonym_key
+from driftloop.common.pseudonyms import key_bytes
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import OUTCOMES, PREDICTIONS, TOPICS, Namespace
 from driftloop.common.tracing import start_tracing
+from driftloop.label_ingest.admission import admit
 from driftloop.label_ingest.api import create_app
 from driftloop.label_ingest.domain.outcomes import Terms
 from driftloop.label_ingest.intake import Intake
@@ -45,6 +47,7 @@ def main() -> None:
 def build(settings: Settings) -> Service:
     """Put the service together. Raises SettingsError, ContractError; waits for broker and schema."""
     namespace, contracts = Namespace(settings.namespace), load_contracts(settings.contracts)
+    access = build_access(settings)
     url, schema = settings.database_url.value, namespace.schema(SCHEMA)
     pool = open_pool(url, schema, "driftloop-label-ingest")
     reading = open_pool(url, schema, "driftloop-label-ingest-reading", max_size=READERS)
@@ -52,7 +55,7 @@ def build(settings: Settings) -> Service:
     identities = wait_for_topics(admin_client(settings.kafka_bootstrap_servers), namespace, TOPICS)
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-label-ingest", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
-    key = None if settings.pseudonym_key is None else pseudonym_key(settings.pseudonym_key)
+    key = None if settings.pseudonym_key is None else key_bytes(settings.pseudonym_key)
     terms = Terms({name: one.labels for name, one in contracts.items()}, key)
     intake = Intake(pool, terms, utc_now, drainer.wake)
     upkeep = Upkeep(
@@ -78,17 +81,23 @@ def build(settings: Settings) -> Service:
         host=settings.host,
         port=settings.port,
         management_port=settings.management_port,
-        api=create_app(
-            intake=intake,
-            pool=pool,
-            reading=reading,
-            contracts=contracts,
-            pseudonym_key=key,
-            clock=utc_now,
-            published=drainer.wake,
-            max_body_bytes=settings.max_body_bytes,
+        api=admit(
+            create_app(
+                intake=intake,
+                pool=pool,
+                reading=reading,
+                contracts=contracts,
+                pseudonym_key=key,
+                clock=utc_now,
+                published=drainer.wake,
+                max_body_bytes=settings.max_body_bytes,
+                max_upload_bytes=settings.max_upload_bytes,
+            ),
+            access,
+            build_rate_limit(settings),
         ),
-        workers=(consumer, drainer, upkeep),
+        workers=(consumer, drainer, upkeep, *access.workers),
+        notes={"access": access.note},
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), reading.close, pool.close),
     )

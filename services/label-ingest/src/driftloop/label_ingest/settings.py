@@ -3,26 +3,26 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
+from driftloop.common.access.settings import AccessSettings
 from driftloop.common.settings import Secret
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(AccessSettings, frozen=True, kw_only=True):
     """What label-ingest is told from outside. See the README for each variable."""
 
     kafka_bootstrap_servers: str
     database_url: Secret
     contracts: tuple[Path, ...]
+    # The predictors' own. Without it no outcome can name an order or a patient.
+    pseudonym_key: Secret | None = None
     namespace: str = ""
     host: str = "127.0.0.1"
     port: int = 8001
     management_port: int = 9001
     # A request's body may be this large: 1 MiB.
     max_body_bytes: int = 1_048_576
-    # The predictor's: without it no outcome can name an order or a patient.
-    pseudonym_key: Secret | None = None
     # Predictions, and what was joined to them, are kept at least so long; the log itself keeps them for 30.
     retention_days: Annotated[float, Meta(ge=60)] = 730.0
     # So long an outcome waits for its prediction.

@@ -21,7 +21,7 @@ from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.publisher import Publisher
 from driftloop.common.logs import configure_logging
 from driftloop.common.process import Inherited, Service, incarnation, run_service
-from driftloop.common.pseudonyms import derived_key, pseudonym_key
+from driftloop.common.pseudonyms import derived_key, key_bytes
 from driftloop.common.registry import fetch_bundle
 from driftloop.common.registry.timed import Fetch, TimedFetch
 from driftloop.common.rows import RowValidator
@@ -116,7 +116,7 @@ def build(settings: Settings, number: int = 0) -> Service:
     """Put worker `number` together. Raises SettingsError, ContractError, KeyFileError. Does not wait for the broker."""
     namespace, contract = Namespace(settings.namespace), load_servable(settings.contract)
     trusted = keys.load_public_keys(settings.trusted_keys)
-    key = pseudonym_key(settings.pseudonym_key)
+    key = key_bytes(settings.pseudonym_key)
     admission = admit(settings)
     spool = open_spool(settings.spool / f"worker-{number}", settings.spool_max_bytes)
     left = open_leftovers(settings) if number == 0 else []
