@@ -5,8 +5,9 @@
 - `admin/`: the database administrator's password and URL, and the password of each service's role
 - `label-ingest/`, `drift-monitor/`, `trainer/`: the URL with which the service's own role connects
 - `trainer/signing.pem`: the private key that signs models; `trusted/<key id>.pem`: its public half
-- `predictor/pseudonym`: the key that makes pseudonyms of patients' ids
-- `predictor/api-keys.json`: who may call, as hashes; `client/api-key`: the key of a client on this machine
+- `predictor/`, which label-ingest reads, too: `pseudonym`, the key that makes pseudonyms of the ids of patients and
+  orders, and `api-keys.json`: who may call, as hashes
+- `client/api-key`: the key of a client on this machine; `trainer/label-ingest-key`: that of the trainer, who reads rows
 
 A file appears whole under its name or not at all, and of two that make it at once the first one's stays.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from driftloop.common import keys
+from driftloop.common.access import Scope
 from driftloop.common.access.issuing import keep_key
 from driftloop.common.access.keyfile import ApiKeyFileError
 from driftloop.common.clock import utc_now
@@ -32,7 +34,12 @@ curl -s localhost:8000/v1/predict -H 'content-type: application/json' \\
     -d '{"Pregnancies": 2, "Glucose": 165, "BloodPressure": 72, "BMI": 33.6, "Age": 51}'
 """
 SERVICES = ("label_ingest", "drift_monitor", "trainer")
-CLIENT_KEY = "client/api-key"
+API_KEYS = "predictor/api-keys.json"
+# Who has an API key from the start: where it is, and what it opens.
+CALLERS: dict[str, tuple[str, list[Scope]]] = {
+    "client": ("client/api-key", ["predict", "label", "rows", "admin"]),
+    "trainer": ("trainer/label-ingest-key", ["rows"]),
+}
 DATABASE = "postgres:5432/driftloop"
 # The database server, which runs as another user, reads its password too; nobody else has this volume.
 SHARED, PRIVATE = 0o444, 0o400
@@ -69,8 +76,9 @@ def make(folder: Path) -> list[str]:
         url = f"postgresql://{Namespace().role(service)}:{password}@{DATABASE}"
         keep(f"{service.replace('_', '-')}/database-url", url.encode())
     keep("predictor/pseudonym", _random())
-    if keep_key(folder / "predictor/api-keys.json", "client", ["predict", "admin"], folder / CLIENT_KEY, utc_now()):
-        made.append(CLIENT_KEY)
+    for name, (file, scopes) in CALLERS.items():
+        if keep_key(folder / API_KEYS, name, scopes, folder / file, utc_now()):
+            made.append(file)
     keep("trainer/signing.pem", _private_key())
     signing = keys.load_signing_key(folder / "trainer" / "signing.pem")
     public = signing.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

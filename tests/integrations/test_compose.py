@@ -112,8 +112,9 @@ def test_each_predictor_answers_as_the_service_that_it_replaces(containers: Cont
     assert (answer.status_code, answer.text) in {(200, '{"diabetic":true}'), (200, '{"diabetic":false}')}
 
 
-def test_without_a_key_nothing_is_answered(containers: Containers) -> None:
-    assert httpx.post(containers.url("PREDICTOR_1_PORT", "/predict"), json=PATIENT, timeout=15).status_code == 401
+@pytest.mark.parametrize(("port", "path"), [("PREDICTOR_1_PORT", "/predict"), ("LABEL_INGEST_PORT", "/v1/outcomes")])
+def test_without_a_key_nothing_is_answered(containers: Containers, port: str, path: str) -> None:
+    assert httpx.post(containers.url(port, path), json=PATIENT, timeout=15).status_code == 401
 
 
 def test_what_was_answered_is_in_the_log(containers: Containers) -> None:
@@ -124,7 +125,8 @@ def test_an_outcome_meets_its_prediction(containers: Containers) -> None:
     prediction = containers.predict("PREDICTOR_2_PORT")
     outcomes = containers.url("LABEL_INGEST_PORT", "/v1/outcomes")
     before = containers.counted()[1]
-    assert httpx.post(outcomes, json={"prediction_id": prediction, "label": 1}, timeout=15).status_code == 200
+    outcome, key = {"prediction_id": prediction, "label": 1}, containers.key()
+    assert httpx.post(outcomes, json=outcome, headers=key, timeout=15).status_code == 200
     wait_until(lambda: containers.counted()[1] == before + 1, "the monitor's count of the outcome")
 
 

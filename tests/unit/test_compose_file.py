@@ -104,6 +104,17 @@ def test_the_key_that_signs_is_seen_by_the_trainer_alone() -> None:
     assert seeing == {"secrets", "first-model", "trainer"}
 
 
+def test_the_callers_and_pseudonyms_of_predictors_and_label_ingest_are_the_same() -> None:
+    shared = ("DRIFTLOOP_API_KEYS", "DRIFTLOOP_PSEUDONYM_KEY_FILE")
+    doors = [SERVICES[name] for name in ("predictor-1", "predictor-2", "label-ingest")]
+    assert len({tuple(one["environment"][name] for name in shared) for one in doors}) == 1
+    assert all("predictor-secrets:/secrets/predictor:ro" in one["volumes"] for one in doors)
+
+
+def test_the_trainer_has_a_key_of_label_ingest() -> None:
+    assert SERVICES["trainer"]["environment"]["DRIFTLOOP_LABEL_INGEST_KEY_FILE"] == "/secrets/trainer/label-ingest-key"
+
+
 def test_keys_and_contracts_are_read_only_but_for_the_job_that_makes_keys() -> None:
     mounts = [
         (name, volume)

@@ -3,17 +3,21 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from psycopg import conninfo
 
 from driftloop.common import keys
-from driftloop.common.access import Caller, Refused
+from driftloop.common.access import Caller, Refused, all_scopes
 from driftloop.common.access.checking import Access
+from driftloop.common.access.issuing import create_key, keep_key
+from driftloop.common.access.keyfile import read_keys
 from driftloop.common.access.keyring import KeyRing
 from tests.support.paths import ROOT
 
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SCRIPT = ROOT / "deploy" / "compose" / "make_secrets.py"
 MADE = {
     "admin/database-url",
@@ -28,6 +32,7 @@ MADE = {
     "predictor/api-keys.json",
     "predictor/pseudonym",
     "trainer/database-url",
+    "trainer/label-ingest-key",
     "trainer/signing.pem",
 }
 
@@ -63,11 +68,35 @@ def test_a_services_url_holds_its_roles_password(made: Path) -> None:
     assert (url["user"], url["password"], url["host"]) == ("driftloop_label_ingest", password, "postgres")
 
 
-def test_the_clients_key_may_predict(made: Path) -> None:
-    access = Access(KeyRing(made / "predictor" / "api-keys.json"))
-    found = access.check([(b"x-api-key", (made / "client" / "api-key").read_bytes())], "predict")
-    assert isinstance(found, Caller)
-    assert found.name == "client"
+def caller(folder: Path, file: str) -> Caller | Refused:
+    """Whose key a file has."""
+    return Access(KeyRing(folder / "predictor" / "api-keys.json")).check(
+        [(b"x-api-key", (folder / file).read_bytes())], "rows"
+    )
+
+
+def test_the_clients_key_opens_everything(made: Path) -> None:
+    assert caller(made, "client/api-key") == Caller("client", all_scopes(["admin"]), "api-key")
+
+
+def test_the_trainers_key_reads_rows_and_no_more(made: Path) -> None:
+    assert caller(made, "trainer/label-ingest-key") == Caller("trainer", frozenset({"rows"}), "api-key")
+
+
+def test_an_installation_from_before_gets_the_trainers_key_and_keeps_its_own(made: Path) -> None:
+    (made / "trainer" / "label-ingest-key").unlink()
+    (made / "client" / "api-key").unlink()
+    (made / "predictor" / "api-keys.json").unlink()
+    keep_key(made / "predictor" / "api-keys.json", "client", ["predict", "admin"], made / "client" / "api-key", NOW)
+    create_key(made / "predictor" / "api-keys.json", "clinic", ["predict"], NOW)
+    before, known = files(made), read_keys(made / "predictor" / "api-keys.json")[0]
+    assert run(made).stdout.startswith("made trainer/label-ingest-key\n")
+    after = files(made)
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "predictor/api-keys.json", "trainer/label-ingest-key",
+    }  # fmt: skip
+    assert read_keys(made / "predictor" / "api-keys.json")[0][:-1] == known
+    assert isinstance(caller(made, "client/api-key"), Caller)
 
 
 def test_a_key_whose_text_is_lost_is_replaced(made: Path) -> None:

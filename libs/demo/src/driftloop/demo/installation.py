@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from psycopg import conninfo, sql
 
 from driftloop.common import keys
+from driftloop.common.access import Scope
 from driftloop.common.access.issuing import keep_key
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import load_contract
@@ -28,6 +29,8 @@ SERVICES = ("label_ingest", "drift_monitor", "trainer")
 PREDICTOR_PORT, LABEL_INGEST_PORT, DRIFT_MONITOR_PORT, TRAINER_PORT = 8000, 8001, 8002, 8003
 MANAGEMENT_OFFSET = 1000
 ADMIN_SECONDS = 15.0
+# Files among the installation's secrets.
+API_KEYS, PSEUDONYM_KEY, CLIENT_KEY, TRAINER_KEY = "api-keys.json", "pseudonym", "client-key", "trainer-key"
 
 
 class SetUpError(RuntimeError):
@@ -69,8 +72,8 @@ class Installation:
 
     @property
     def client_key(self) -> Path:
-        """The file with the API key of a client on this machine."""
-        return self.folder / "secrets" / "client-key"
+        """The file with the API key of a client on this machine, who may do everything."""
+        return self.folder / "secrets" / CLIENT_KEY
 
     def environment(self, name: str) -> dict[str, str]:
         """The environment of one process: what the settings of its service ask for."""
@@ -83,21 +86,33 @@ class Installation:
             common["DRIFTLOOP_PORT"] = str(self.ports[name].api)
             common["DRIFTLOOP_MANAGEMENT_PORT"] = str(self.ports[name].management)
         if name in self.served:
-            return common | {
-                "DRIFTLOOP_CONTRACT": str(self.served[name]),
-                "DRIFTLOOP_REPLICA": name,
-                "DRIFTLOOP_API_KEYS": str(self.folder / "secrets" / "api-keys.json"),
-                "DRIFTLOOP_SPOOL": str(self.folder / "spool" / name),
-                "DRIFTLOOP_PSEUDONYM_KEY_FILE": str(self.folder / "secrets" / "pseudonym"),
-            }
+            return (
+                common
+                | {
+                    "DRIFTLOOP_CONTRACT": str(self.served[name]),
+                    "DRIFTLOOP_REPLICA": name,
+                    "DRIFTLOOP_SPOOL": str(self.folder / "spool" / name),
+                }
+                | self._doors()
+            )
         service = name.replace("-", "_")
         common["DRIFTLOOP_CONTRACTS"] = ",".join(map(str, self.contracts))
         common["DRIFTLOOP_ARTIFACTS"] = (self.folder / "artifacts").as_uri()
         common["DATABASE_URL"] = self.database_url(service)
+        if service == "label_ingest":
+            common |= self._doors()
         if service == "trainer":
             common["DRIFTLOOP_SIGNING_KEY"] = str(self.folder / "keys" / "signing.pem")
             common["DRIFTLOOP_LABEL_INGEST_URL"] = self.ports["label-ingest"].url
+            common["DRIFTLOOP_LABEL_INGEST_KEY_FILE"] = str(self.folder / "secrets" / TRAINER_KEY)
         return common
+
+    def _doors(self) -> dict[str, str]:
+        """What those share who let callers in and give patients and orders their pseudonyms."""
+        return {
+            "DRIFTLOOP_API_KEYS": str(self.folder / "secrets" / API_KEYS),
+            "DRIFTLOOP_PSEUDONYM_KEY_FILE": str(self.folder / "secrets" / PSEUDONYM_KEY),
+        }
 
     def database_url(self, service: str) -> str:
         """The URL with which a service's own role connects."""
@@ -149,9 +164,7 @@ def prepare(
     if not signing.exists():
         keys.generate(signing, folder / "keys" / "trusted" / "signing.pub.pem")
     passwords = {service: Secret(_secret(folder / "secrets" / service)) for service in SERVICES}
-    _secret(folder / "secrets" / "pseudonym")
-    api_keys, client_key = folder / "secrets" / "api-keys.json", folder / "secrets" / "client-key"
-    keep_key(api_keys, "client", ["predict", "admin"], client_key, utc_now())
+    keep_access(folder / "secrets")
     contracts = tuple(path.resolve() for path in contracts)
     served = _served(contracts, predictors)
     installation = Installation(
@@ -208,6 +221,20 @@ def _secret(path: Path) -> str:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32))
     return path.read_text()
+
+
+def keep_access(secrets_folder: Path) -> None:
+    """Make the pseudonym key and the callers' keys that are missing, and leave alone those that are there.
+
+    Raises ApiKeyFileError, OSError.
+    """
+    _secret(secrets_folder / PSEUDONYM_KEY)
+    callers: dict[str, tuple[str, list[Scope]]] = {
+        "client": (CLIENT_KEY, ["predict", "label", "rows", "admin"]),
+        "trainer": (TRAINER_KEY, ["rows"]),
+    }
+    for name, (file, scopes) in callers.items():
+        keep_key(secrets_folder / API_KEYS, name, scopes, secrets_folder / file, utc_now())
 
 
 def fixed_ports(contracts: Sequence[Path], predictors: int) -> dict[str, Ports]:

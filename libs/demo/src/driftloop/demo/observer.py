@@ -24,7 +24,7 @@ class Observer:
     def __init__(self, installation: Installation, model: str) -> None:
         self._installation = installation
         self._model = model
-        self._client = httpx.Client(timeout=20)
+        self._client = httpx.Client(timeout=20, headers={"x-api-key": installation.client_key.read_text()})
 
     def close(self) -> None:
         """End the connections."""

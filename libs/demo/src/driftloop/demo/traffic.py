@@ -48,7 +48,10 @@ class Counts:
 
 
 class Traffic:
-    """Patients go round-robin to the predictors; every other batch of outcomes goes through Kafka."""
+    """Patients go round-robin to the predictors; every other batch of outcomes goes through Kafka.
+
+    `key` is an API key of the scopes `predict` and `label`.
+    """
 
     def __init__(
         self, predictors: Sequence[str], key: str, label_ingest: str, bootstrap_servers: str, outcomes_topic: str
@@ -122,7 +125,7 @@ class Traffic:
         body = [{"prediction_id": one.prediction_id, "label": one.label} for one in part]
         for _attempt in range(RETRIES):
             try:
-                response = self._client.post(f"{self._label_ingest}/v1/outcomes", json=body)
+                response = self._client.post(f"{self._label_ingest}/v1/outcomes", json=body, headers=self._headers)
             except httpx.TransportError:
                 _wait(RETRY_SECONDS)
                 continue

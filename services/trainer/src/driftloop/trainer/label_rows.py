@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from driftloop.common.contract import Contract
 from driftloop.common.rows import Value, validator
+from driftloop.common.settings import Secret, SettingsError, variable
 from driftloop.trainer.domain.dataset import LabeledRows
 
 TIMEOUT_SECONDS = 60.0
+KEY_VARIABLE = variable("label_ingest_key")
 
 
 class RowsUnavailable(RuntimeError):
@@ -40,6 +42,15 @@ class ProductionRows:
         )
 
 
+def open_client(url: str, key: Secret | None) -> httpx.Client:
+    """A client of label-ingest, with the API key that it asks for. Raises SettingsError."""
+    if key is None:
+        return httpx.Client(base_url=url)
+    if not (key.value.isascii() and key.value.isprintable()):
+        raise SettingsError(f"{KEY_VARIABLE} has characters that no API key has: copy the key anew")
+    return httpx.Client(base_url=url, headers={"x-api-key": key.value})
+
+
 def fetch_rows(
     client: httpx.Client, contract: Contract, *, limit: int, labelled: bool, since: datetime | None = None
 ) -> ProductionRows:
@@ -58,11 +69,17 @@ def fetch_rows(
         with pa.ipc.open_stream(response.content) as reader:
             table = reader.read_all()
     except httpx.HTTPStatusError as error:
-        answer = f"status {error.response.status_code}, {error.response.text[:200]}"
-        raise RowsUnavailable(f"label-ingest at {client.base_url}: {answer}") from error
+        raise RowsUnavailable(f"label-ingest at {client.base_url}: {_refusal(error.response)}") from error
     except (httpx.HTTPError, pa.ArrowInvalid) as error:
         raise RowsUnavailable(f"label-ingest at {client.base_url}: {type(error).__name__}") from error
     return _rows(contract, table)
+
+
+def _refusal(response: httpx.Response) -> str:
+    if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        remedy = "an API key of scope rows, from `driftloop api-keys create --scope rows`"
+        return f"it lets the trainer read no rows (status {response.status_code}): set {KEY_VARIABLE} to {remedy}"
+    return f"status {response.status_code}, {response.text[:200]}"
 
 
 def _rows(contract: Contract, table: pa.Table) -> ProductionRows:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 
-import httpx
 from psycopg import Connection
 
 from driftloop.common.clock import utc_now
@@ -25,6 +24,7 @@ from driftloop.common.tracing import start_tracing
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
 from driftloop.trainer.build import load_models, open_artifacts
+from driftloop.trainer.label_rows import open_client
 from driftloop.trainer.retraining import RetrainingWorker
 from driftloop.trainer.serving import highest_published
 from driftloop.trainer.settings import Settings
@@ -51,6 +51,7 @@ def build(settings: Settings) -> Service:
     namespace = Namespace(settings.namespace)
     models = load_models(settings.contracts)
     artifacts = open_artifacts(settings)
+    client = open_client(settings.label_ingest_url, settings.label_ingest_key)
     pool = open_pool(settings.database_url.value, namespace.schema(NAME), "driftloop-trainer")
     wait_for_schema(pool, NAME)
     identities = wait_for_topics(admin_client(settings.kafka_bootstrap_servers), namespace, TOPICS)
@@ -68,7 +69,6 @@ def build(settings: Settings) -> Service:
         producer=producer,
         after_commit=drainer.wake,
     )
-    client = httpx.Client(base_url=settings.label_ingest_url)
     worker = RetrainingWorker(
         pool=pool,
         models=models,

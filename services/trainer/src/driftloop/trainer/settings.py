@@ -17,6 +17,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signing_key: Path
     trusted_keys: Path
     label_ingest_url: str = "http://127.0.0.1:8001"
+    # An API key of scope `rows`; none where label-ingest asks nobody.
+    label_ingest_key: Secret | None = None
     namespace: str = ""
     host: str = "127.0.0.1"
     port: int = 8003
