@@ -55,6 +55,7 @@ class _Stored:
     watch: Watch
     version: Version
     windows: list[StoredWindow]
+    erased: set[tuple[int, int]]
 
 
 @dataclass
@@ -121,7 +122,7 @@ def replay_command(
         stored = _stored(settings, model, version, since, until)
         progress = _Progress()
         log = Log(settings.kafka_bootstrap_servers, Namespace(settings.namespace).topic(PREDICTIONS))
-        found = replay(log, stored.watch, stored.version, stored.windows, progress)
+        found = replay(log, stored.watch, stored.version, stored.windows, progress, stored.erased)
     except (SettingsError, ContractError, TopicsError, CannotReplay) as error:
         _fail(str(error))
     except (KafkaException, TimeoutError) as error:
@@ -198,9 +199,10 @@ def _stored(
         if watch is None:
             raise CannotReplay(f"nothing is known of version {wanted} of model {name!r}: name another with --version")
         windows = store.windows_between((name, wanted), since, until)
+        erased = store.panes.erased_records(Namespace(settings.namespace).topic(PREDICTIONS))
     if not windows:
         raise CannotReplay(f"no window of version {wanted} of model {name!r} was closed in that time: widen it")
-    return _Stored(watch, (name, wanted), windows)
+    return _Stored(watch, (name, wanted), windows, erased)
 
 
 def _model(model: str | None, contracts: dict[str, Contract]) -> str:

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
-from driftloop.common.events import LabelRetracted, ModelUpdated, PredictionLabeled, PredictionMade, ServedVersion
+from driftloop.common.events import (
+    LabelRetracted,
+    ModelUpdated,
+    PredictionLabeled,
+    PredictionMade,
+    ServedVersion,
+    SubjectErased,
+)
 from driftloop.common.kafka.batches import Delivery
 from driftloop.common.profile import ReferenceProfile
 from driftloop.drift_monitor.domain.evaluation import Watch
@@ -129,10 +136,21 @@ def on_labels(
 ) -> None:
     """Count outcomes into the panes of their predictions; an amended label is taken away and added anew.
 
-    Raises ParkingFull.
+    An erasure changes no count: only what is parked of the subject is deleted. Raises ParkingFull.
     """
+    on_erased(store, [one.event for one in batch if isinstance(one.event, SubjectErased)], now)
     ours = [one for one in batch if isinstance(one.event, LabelEvent) and one.event.model_name in contracts]
     _count_all(store, watches, limits, now, LABELS, ours)
+
+
+def on_erased(store: Store, events: Sequence[SubjectErased], now: datetime) -> None:
+    """Delete the parked records of erased subjects; what was counted of them is in sums that name nobody."""
+    if not events:
+        return
+    # The later of two erasures of one subject means more.
+    subjects = {one.subject: one.erased_at for one in sorted(events, key=lambda event: event.erased_at)}
+    records = store.panes.erase(subjects, now)
+    logger.info("subjects were erased", extra={"subjects": len(subjects), "parked_records": records})
 
 
 def _count_all(
@@ -151,14 +169,36 @@ def _count_all(
     for version, placed in sorted(by_version.items()):
         watch = watches(store, version)
         if watch is None:
-            if store.panes.parked() + len(placed) > limits.max_parked:
-                raise ParkingFull(
-                    f"{limits.max_parked} records wait for the profile of version {version[1]} of {version[0]}"
-                )
-            store.panes.park([ParkedRecord(one.record, kind, version) for one in placed], now)
+            _park(store, version, kind, placed, limits.max_parked, now)
         else:
             additions += fold(store, watch, version, kind, placed, now - limits.keep)
     store.panes.add(additions)
+
+
+def _park(
+    store: Store, version: Version, kind: int, placed: Sequence[Delivery], max_parked: int, now: datetime
+) -> None:
+    """Keep records until their version's profile is known, but none that was to be erased before it was read."""
+    subjects = {event.subject for one in placed if (event := _subjected(one)).subject is not None}
+    erased = store.panes.erased_subjects(subjects) if subjects else {}
+    kept, gone = [], []
+    for one in placed:
+        event, record = _subjected(one), one.record
+        if event.subject in erased and event.predicted_at < erased[event.subject]:
+            gone.append((record.topic, record.partition, record.offset))
+        else:
+            kept.append(ParkedRecord(record, kind, version))
+    if store.panes.parked() + len(kept) > max_parked:
+        raise ParkingFull(f"{max_parked} records wait for the profile of version {version[1]} of {version[0]}")
+    store.panes.park(kept, now)
+    if gone:
+        store.panes.note_erased(gone, now)
+
+
+def _subjected(one: Delivery) -> PredictionMade | LabelEvent:
+    event = one.event
+    assert isinstance(event, PredictionMade | LabelEvent)
+    return event
 
 
 def fold(

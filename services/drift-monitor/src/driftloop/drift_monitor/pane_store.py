@@ -127,6 +127,27 @@ DELETE FROM remembered WHERE (model_name, prediction_id) IN (
 """
 
 
+_ERASED = 0x45726173
+_LOCK_ERASED = f"SELECT pg_advisory_xact_lock({_ERASED}, hashtext(current_schema()))"
+_LOCK_ERASED_SHARED = f"SELECT pg_advisory_xact_lock_shared({_ERASED}, hashtext(current_schema()))"
+_ERASE_SUBJECTS = """
+INSERT INTO erased_subjects AS e SELECT * FROM unnest(%s::text[], %s::timestamptz[])
+ON CONFLICT (subject) DO UPDATE SET erased_at = greatest(e.erased_at, excluded.erased_at)
+"""
+# A coarse look for the name as JSON has it, wherever it stands; there are never more rows than may be parked.
+_NAMING = """
+SELECT topic, partition, "offset", value FROM parked
+WHERE EXISTS (SELECT FROM unnest(%s::bytea[]) AS name WHERE position(name IN value) > 0)
+ORDER BY topic, partition, "offset" FOR UPDATE
+"""
+_DELETE_PARKED = """
+DELETE FROM parked WHERE (topic, partition, "offset") IN (SELECT * FROM unnest(%s::text[], %s::int[], %s::bigint[]))
+"""
+_ERASE_RECORDS = """
+INSERT INTO erased_records SELECT *, %s FROM unnest(%s::text[], %s::int[], %s::bigint[]) ON CONFLICT DO NOTHING
+"""
+
+
 class PaneStore:
     """Counts, in one connection's transaction."""
 
@@ -343,6 +364,51 @@ class PaneStore:
             [before, limit],
         )
 
+    # --- erasing
+
+    def erase(self, subjects: Mapping[str, datetime], now: datetime) -> int:
+        """Delete what is parked of these subjects and was made before their erasure. Returns how many records it was.
+
+        The subjects are remembered, for records of theirs that are read later.
+        """
+        self._connection.execute(_LOCK_ERASED)
+        self._connection.execute(_ERASE_SUBJECTS, _columns(sorted(subjects.items())))
+        names = [msgspec.json.encode(subject) for subject in subjects]
+        places = [
+            tuple(place) for *place, value in self._connection.execute(_NAMING, [names]) if _meant(value, subjects)
+        ]
+        if places:
+            self._connection.execute(_DELETE_PARKED, _columns(places))
+            self.note_erased(places, now)
+        return len(places)
+
+    def erased_subjects(self, subjects: Iterable[str]) -> dict[str, datetime]:
+        """Those of the subjects that were erased, and until when what was made of them is meant.
+
+        None is erased until the transaction ends: who asks may park the others' records.
+        """
+        self._connection.execute(_LOCK_ERASED_SHARED)
+        rows = self._connection.execute(
+            "SELECT subject, erased_at FROM erased_subjects WHERE subject = ANY(%s)", [sorted(set(subjects))]
+        ).fetchall()
+        return {subject: erased_at for subject, erased_at in rows}
+
+    def note_erased(self, places: Iterable[tuple[object, ...]], now: datetime) -> None:
+        """Remember where records (topic, partition, offset) were read that are never counted."""
+        self._connection.execute(_ERASE_RECORDS, [now, *_columns(places)])
+
+    def erased_records(self, topic: str) -> set[tuple[int, int]]:
+        """Partition and offset of a topic's records that were erased before they were counted."""
+        rows = self._connection.execute(
+            'SELECT partition, "offset" FROM erased_records WHERE topic = %s', [topic]
+        ).fetchall()
+        return {(partition, offset) for partition, offset in rows}
+
+    def forget_erased(self, before: datetime) -> None:
+        """Forget who and what was erased before."""
+        self._connection.execute("DELETE FROM erased_subjects WHERE erased_at < %s", [before])
+        self._connection.execute("DELETE FROM erased_records WHERE erased_at < %s", [before])
+
     def _taken(self, delete: str, parameters: list[object]) -> list[ParkedRecord]:
         returning = 'RETURNING topic, partition, "offset", kind, model_name, model_version, key, value, headers'
         rows = self._connection.execute((delete + returning).encode(), parameters).fetchall()
@@ -359,6 +425,19 @@ def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
 
 def _headers(data: bytes) -> dict[str, bytes]:
     return msgspec.msgpack.decode(data, type=dict[str, bytes])
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """Of whom a parked record is, and when its prediction was made."""
+
+    predicted_at: datetime
+    subject: str | None = None
+
+
+def _meant(value: bytes, erased: Mapping[str, datetime]) -> bool:
+    """Whether a parked record is of an erased subject, and of the time before."""
+    named = msgspec.json.decode(value, type=_Named)
+    return named.subject is not None and named.subject in erased and named.predicted_at < erased[named.subject]
 
 
 def _place(row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -35,6 +35,8 @@ CLIENT = "driftloop-drift-monitor-replay"
 FOLD_ROWS = 5_000
 # A record that waited in vain for its version's profile: its sequence number and its id count as seen all the same.
 EXPIRED = b"UnknownVersion"
+# One that was erased while it waited counts as seen likewise.
+ERASED = b"SubjectErased"
 # Predictors' clocks may differ by so much, from each other and from when they say that they produced.
 CLOCKS = timedelta(hours=1)
 # So many ids that may be repeated are remembered before those whose time is over are looked for.
@@ -87,9 +89,16 @@ class _Target:
 
 
 def replay(
-    log: Log, watch: Watch, version: Version, windows: Iterable[StoredWindow], progress: Progress
+    log: Log,
+    watch: Watch,
+    version: Version,
+    windows: Iterable[StoredWindow],
+    progress: Progress,
+    erased: Iterable[tuple[int, int]] = (),
 ) -> list[Replayed]:
     """Compute a version's windows, ascending and in one run, anew from the log, and compare each with what is stored.
+
+    `erased`: partition and offset of the records that were erased before they were counted.
 
     Raises TopicsError where the topic or that of its dead letters does not exist, KafkaException or TimeoutError where
     the brokers do not answer.
@@ -99,7 +108,8 @@ def replay(
     wanted = [one for one in targets if not one.hindrance and not one.damage]
     back = timedelta()
     if wanted:
-        back = _refold(log, watch, version, wanted, progress)
+        letters = {**dict.fromkeys(erased, ERASED), **_dead_letters(log)}
+        back = _refold(_Reading(log, letters, version[0], progress), watch, version, wanted)
         # What was deleted while it was read.
         extent = _extent(log)
     return list(_compare(watch, targets, lambda one: _loss(one, extent) or _loss_before(log, one, back, extent)))
@@ -163,12 +173,11 @@ def _loss_before(log: Log, window: StoredWindow, back: timedelta, extent: Extent
 # --- reading and folding
 
 
-def _refold(log: Log, watch: Watch, version: Version, targets: Sequence[_Target], progress: Progress) -> timedelta:
+def _refold(reading: "_Reading", watch: Watch, version: Version, targets: Sequence[_Target]) -> timedelta:
     """Read each partition once, for all windows together; where clients may have retried, again and from further back.
 
     Returns how far before a window's start lies what may have been repeated in it; nothing where nothing can have been.
     """
-    reading = _Reading(log, _dead_letters(log), version[0], progress)
     ranges: dict[int, tuple[int, int]] = {}
     for one in targets:
         for partition, (first, end) in one.window.seen.bounds.items():
@@ -179,7 +188,7 @@ def _refold(log: Log, watch: Watch, version: Version, targets: Sequence[_Target]
         return timedelta()
     except _MayRepeat as found:
         back = found.back
-    since = _since(log, ranges, targets[0].window, back)
+    since = _since(reading.log, ranges, targets[0].window, back)
     widened = {number: (min(low, since.get(number, low)), high) for number, (low, high) in ranges.items()}
     _fold_all(reading.counted(widened, Retries({})), watch, version, targets)
     return back
@@ -272,7 +281,7 @@ class _Reading:
                     continue
                 record, envelope = item.record, item.envelope
                 letter = self.letters.get((record.partition, record.offset))
-                if letter is not None and letter != EXPIRED:
+                if letter not in (None, EXPIRED, ERASED):
                     continue
                 sequence = envelope.sequence
                 first = sequence is None or seen.add(record.partition, envelope.source, sequence)

@@ -62,7 +62,7 @@ class Upkeep:
             stop.wait(self._every)
 
     def round(self, stop: threading.Event) -> None:
-        """Roll up and forget, version by version, expire what is parked, and forget ids."""
+        """Roll up and forget, version by version, expire what is parked, and forget ids and erasures."""
         with self._pool.connection() as connection:
             versions = Store(connection).known_versions()
         for version in versions:
@@ -71,6 +71,8 @@ class Upkeep:
         for work in (self._expire, self._forget_remembered):
             while work() == BATCH and not stop.is_set():
                 pass
+        with self._pool.connection() as connection:
+            Store(connection).panes.forget_erased(self._clock() - self._ages.keep)
 
     def _roll_up(self, version: Version, stop: threading.Event) -> None:
         now = self._clock()
