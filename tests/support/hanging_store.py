@@ -6,8 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 from driftloop.common import registry
-from driftloop.common.registry import Store
-from driftloop.common.registry.files import read_file, write_folder
+from driftloop.common.registry.files import read_file
 from driftloop.predictor import main
 
 
@@ -20,5 +19,5 @@ def read(uri: str, *rest: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    with patch.dict(registry.STORES, {"hanging": Store(write_folder, read)}):
+    with patch.dict(registry.STORES, {"hanging": registry.STORES["file"]._replace(read=read)}):
         main.main()

@@ -137,4 +137,12 @@ BEYOND_RETENTION = Counter(
 
 RETRAININGS = Counter("driftloop_retrainings_total", "Finished retrainings, by decision.", ["model_name", "decision"])
 RETRAIN_WAITING = Gauge("driftloop_retrain_waiting_rows", "Labelled rows that a request still lacks.", ["model_name"])
+SETS_NOT_REBUILDABLE = Gauge(
+    "driftloop_training_sets_not_rebuildable",
+    "Training sets that cannot be rebuilt: a patient was erased, or their rows were never kept.",
+    ["model_name"],
+)
+SETS_UNPURGED = Gauge(
+    "driftloop_training_sets_unpurged", "Training sets of these whose file is still to be deleted.", ["model_name"]
+)
 CHAMPION_VERSION = Gauge("driftloop_champion_version", "The version that should serve.", ["model_name"])

@@ -10,6 +10,7 @@ from driftloop.common.rows import read_baseline, validator
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.retraining import Artifacts, ModelData
 from driftloop.trainer.settings import Settings
+from driftloop.trainer.training_sets import SetFiles
 
 
 def load_models(paths: Sequence[Path]) -> dict[str, ModelData]:
@@ -43,3 +44,8 @@ def open_artifacts(settings: Settings) -> Artifacts:
         return registry.fetch_bundle(ref, model, version, trusted)
 
     return Artifacts(write, fetch)
+
+
+def set_files(settings: Settings) -> SetFiles:
+    """Where training sets are kept. Beside the artifacts no model can be in the way: no name begins with a dot."""
+    return SetFiles(settings.training_sets or f"{settings.artifacts.rstrip('/')}/.training-sets")

@@ -10,6 +10,7 @@ from driftloop.trainer.domain.card import ModelCard
 from driftloop.trainer.domain.challenger import BaselineData, first_version
 from driftloop.trainer.retraining import Artifacts, bundle
 from driftloop.trainer.serving import HighestRevision, promote
+from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.store import Model, Store
 
 
@@ -45,5 +46,7 @@ def train_first(
         model = Store(connection).lock_model(contract.name, clock())
         if model.champion is not None:  # another one was faster; its version serves
             return FirstVersion(model, None)
+        # The baseline is all that it learnt from: there is no file to keep, and nobody's row in it.
+        SetStore(connection).register(contract.name, made.card.training, {}, clock())
         state = promote(connection, model, made.card, artifact, published, clock())
     return FirstVersion(Model(contract.name, state.revision, state.champion), made.card)

@@ -1,10 +1,11 @@
-"""One function per event: what the trainer does with drift alarms and with what replicas say of themselves."""
+"""One function per event: what the trainer does with drift alarms, erasures, and what replicas say of themselves."""
 
 import logging
 from collections.abc import Sequence
 
 from driftloop.common.clock import Clock
-from driftloop.common.events import DriftDetected, ModelStatus
+from driftloop.common.events import DriftDetected, ModelStatus, SubjectErased
+from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.store import Store
 
 logger = logging.getLogger(__name__)
@@ -41,3 +42,11 @@ def _withdraw(store: Store, clock: Clock, model: str, reason: str) -> None:
 def on_status(store: Store, events: Sequence[ModelStatus]) -> None:
     """Remember which revision each replica serves."""
     store.record_status(events)
+
+
+def on_erased(store: SetStore, clock: Clock, events: Sequence[SubjectErased]) -> None:
+    """Mark every training set that holds older rows of an erased subject; its file is deleted after the commit."""
+    # The later of two erasures of one subject means more.
+    erased = {one.subject: one.erased_at for one in sorted(events, key=lambda event: event.erased_at)}
+    marked = store.erase(erased, clock())
+    logger.info("subjects were erased", extra={"subjects": len(erased), "training_sets": marked})

@@ -1,7 +1,8 @@
 """The trainer's only source of production rows: label-ingest, over HTTP, as an Arrow stream."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import httpx
 import numpy as np
@@ -33,6 +34,17 @@ class ProductionRows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def without(self, erased: Mapping[str, datetime]) -> "ProductionRows":
+        """These but for what was predicted of erased subjects before the instant that stands with each."""
+        if not erased:
+            return self
+        until = {subject: np.datetime64(time.astimezone(UTC).replace(tzinfo=None)) for subject, time in erased.items()}
+        named = zip(self.subjects.tolist(), self.times, strict=True)
+        kept = np.array([subject not in until or time >= until[subject] for subject, time in named], dtype=np.bool_)
+        return ProductionRows(
+            self.ids[kept], self.times[kept], self.values[kept], self.labels[kept], self.subjects[kept]
+        )
 
     def labeled(self) -> LabeledRows:
         """Those rows that have their outcome."""

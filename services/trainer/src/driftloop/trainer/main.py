@@ -7,7 +7,7 @@ from psycopg import Connection
 
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import ContractError
-from driftloop.common.events import DriftDetected, ModelStatus
+from driftloop.common.events import DriftDetected, ModelStatus, SubjectErased
 from driftloop.common.kafka.admin import admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, Subscription
@@ -19,14 +19,16 @@ from driftloop.common.postgres.pool import open_pool
 from driftloop.common.process import Service, run_service
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
-from driftloop.common.topics import DRIFT_EVENTS, MODEL_STATUS, TOPICS, Namespace
+from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_STATUS, TOPICS, Namespace
 from driftloop.common.tracing import start_tracing
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
-from driftloop.trainer.build import load_models, open_artifacts
+from driftloop.trainer.build import load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
+from driftloop.trainer.purging import PurgeWorker
 from driftloop.trainer.retraining import RetrainingWorker
 from driftloop.trainer.serving import highest_published
+from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.settings import Settings
 from driftloop.trainer.store import Store
 
@@ -50,7 +52,7 @@ def build(settings: Settings) -> Service:
     """Put the service together. Raises SettingsError, ContractError, KeyFileError; waits for broker and schema."""
     namespace = Namespace(settings.namespace)
     models = load_models(settings.contracts)
-    artifacts = open_artifacts(settings)
+    artifacts, sets = open_artifacts(settings), set_files(settings)
     client = open_client(settings.label_ingest_url, settings.label_ingest_key)
     pool = open_pool(settings.database_url.value, namespace.schema(NAME), "driftloop-trainer")
     wait_for_schema(pool, NAME)
@@ -62,6 +64,7 @@ def build(settings: Settings) -> Service:
         name=NAME,
         subscriptions={
             namespace.topic(DRIFT_EVENTS): Subscription(DRIFT_EVENTS, _on_drift),
+            namespace.topic(LABELED_PREDICTIONS): Subscription(LABELED_PREDICTIONS, _on_labels),
             namespace.topic(MODEL_STATUS): Subscription(MODEL_STATUS, _on_status),
         },
         identities=identities,
@@ -74,19 +77,21 @@ def build(settings: Settings) -> Service:
         models=models,
         client=client,
         artifacts=artifacts,
+        sets=sets,
         highest_revision=highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer"),
         clock=utc_now,
         published=drainer.wake,
         check_seconds=settings.check_seconds,
         max_rows=settings.max_rows,
     )
+    purger = PurgeWorker(pool=pool, files=sets, models=tuple(models), clock=utc_now)
     return Service(
         name=NAME,
         host=settings.host,
         port=settings.port,
         management_port=settings.management_port,
         api=create_app(pool, tuple(models)),
-        workers=(consumer, drainer, worker),
+        workers=(consumer, drainer, worker, purger),
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), client.close, pool.close),
     )
@@ -97,6 +102,13 @@ def _on_drift(connection: Connection, batch: Sequence[Delivery]) -> None:
     for one in batch:
         assert isinstance(one.event, DriftDetected)
         handlers.on_drift(store, utc_now, one.envelope.id, one.event, one.envelope.traceparent)
+
+
+def _on_labels(connection: Connection, batch: Sequence[Delivery]) -> None:
+    """Of the labels the trainer learns when it asks for rows; here it only looks for erasures."""
+    erased = [one.event for one in batch if isinstance(one.event, SubjectErased)]
+    if erased:
+        handlers.on_erased(SetStore(connection), utc_now, erased)
 
 
 def _on_status(connection: Connection, batch: Sequence[Delivery]) -> None:

@@ -27,7 +27,9 @@ from driftloop.trainer.domain.dataset import divide, labels_wanted
 from driftloop.trainer.domain.stability import unstable
 from driftloop.trainer.label_rows import ProductionRows, RowsUnavailable, fetch_rows
 from driftloop.trainer.serving import HighestRevision, promote
+from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.store import Request, Store
+from driftloop.trainer.training_sets import SetFiles, keep
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class RetrainingWorker:
         models: Mapping[str, ModelData],
         client: httpx.Client,
         artifacts: Artifacts,
+        sets: SetFiles,
         highest_revision: HighestRevision,
         clock: Clock,
         published: Callable[[], None],
@@ -81,6 +84,7 @@ class RetrainingWorker:
         self._models = models
         self._client = client
         self._artifacts = artifacts
+        self._sets = sets
         self._highest_revision = highest_revision
         self._clock = clock
         self._published = published
@@ -131,7 +135,7 @@ class RetrainingWorker:
         except TRANSIENT as error:
             self._wait(request, f"waiting for {error}", {})
         except ArtifactError as error:
-            self._wait(request, f"the champion's artifact cannot be read: {error}", {})
+            self._wait(request, f"what is kept of versions cannot be read or written: {error}", {})
         except ValueError as error:
             # The data allows no model (one class only, a leak): more rows may cure it, and someone should know.
             logger.exception("a challenger could not be built", extra={"model": model.contract.name})
@@ -158,10 +162,11 @@ class RetrainingWorker:
             )
             version = store.reserve_version(contract.name)
         logger.info("training a challenger", extra={"model": contract.name, "version": version})
+        division = divide(data.labeled.labeled(), contract.gates.gate_labels)
         challenger = challenge(
             contract,
             model.baseline,
-            divide(data.labeled.labeled(), contract.gates.gate_labels),
+            division,
             data.reference,
             champion.model,
             since=np.datetime64(_naive(request.changed_since)),
@@ -169,6 +174,7 @@ class RetrainingWorker:
             created=self._clock(),
             reason=f"CRITICAL drift of version {request.model_version}",
         )
+        keep(self._pool, self._sets, contract, challenger.card.training, division.train, self._clock)
         artifact = self._artifacts.write(bundle(contract, challenger))
         published = self._highest_revision(contract.name)
         self._decide(request, challenger, artifact, published, _new_labels(data.labeled, request))
@@ -196,8 +202,15 @@ class RetrainingWorker:
         if wanted and (unsettled := unstable(contract, recent.values)):
             self._wait(request, f"waiting for the population to settle: {unsettled}", {})
             return None
-        labeled = fetch_rows(self._client, contract, limit=self._max_rows, labelled=True)
+        labeled = self._without_erased(fetch_rows(self._client, contract, limit=self._max_rows, labelled=True))
+        recent = self._without_erased(recent)
         return _Data(labeled, ReferenceRows(recent.ids, recent.values))
+
+    def _without_erased(self, rows: ProductionRows) -> ProductionRows:
+        """The rows but those of erased subjects, which label-ingest may have again from a backup."""
+        with self._pool.connection() as connection:
+            erased = SetStore(connection).erased({subject for subject in rows.subjects.tolist() if subject})
+        return rows.without(erased)
 
     def _decide(
         self, request: Request, challenger: Challenger, artifact: ArtifactRef, published: int, labels: int

@@ -16,6 +16,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: str
     signing_key: Path
     trusted_keys: Path
+    # Where training sets are kept, by default beside the artifacts; nobody else need be able to read them.
+    training_sets: str | None = None
     label_ingest_url: str = "http://127.0.0.1:8001"
     # An API key of scope `rows`; none where label-ingest asks nobody.
     label_ingest_key: Secret | None = None

@@ -37,6 +37,14 @@ class Request:
     traceparent: str | None = None
 
 
+# A card is signed and never changes; whether its training set can be rebuilt does. NULL: written by an older release.
+_SET = """
+CASE WHEN s.digest IS NOT NULL THEN json_build_object('digest', s.digest, 'rebuildable', s.rebuildable,
+    'reason', s.reason, 'not_rebuildable_since', s.not_rebuildable_since, 'purged_at', s.purged_at) END AS training_set
+FROM versions v LEFT JOIN training_sets s ON (s.model_name, s.digest) = (v.model_name, v.card->'training'->>'digest')
+"""
+
+
 class Store:
     """All that the trainer remembers, in one connection's transaction."""
 
@@ -192,8 +200,8 @@ class Store:
         """Versions, requests and replicas of a model, newest first, as JSON-ready values."""
         return {
             "versions": self._rows(
-                "SELECT version, status, created_at, card->'training' AS training, card->'metrics' AS metrics, "
-                "card->'decision' AS decision FROM versions WHERE model_name = %s ORDER BY version DESC LIMIT 50",
+                "SELECT version, status, v.created_at, card->'training' AS training, card->'metrics' AS metrics, "
+                f"card->'decision' AS decision, {_SET} WHERE v.model_name = %s ORDER BY version DESC LIMIT 50",
                 model,
             ),
             "requests": self._rows(
@@ -209,9 +217,9 @@ class Store:
         }
 
     def card(self, model: str, version: int) -> dict[str, Any] | None:
-        """A version's model card as JSON-ready values."""
-        rows = self._rows("SELECT card FROM versions WHERE model_name = %s AND version = %s", model, version)
-        return rows[0]["card"] if rows else None
+        """A version's model card as JSON-ready values, with what is known of its training set today."""
+        rows = self._rows(f"SELECT card, {_SET} WHERE v.model_name = %s AND version = %s", model, version)
+        return rows[0]["card"] | {"training_set": rows[0]["training_set"]} if rows else None
 
     def _rows(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         with self._connection.cursor(row_factory=dict_row) as cursor:

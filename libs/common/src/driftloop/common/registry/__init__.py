@@ -36,7 +36,7 @@ from driftloop.common.registry.errors import (
     SignatureInvalid,
     StoreUnavailable,
 )
-from driftloop.common.registry.files import read_file, write_folder
+from driftloop.common.registry.files import delete_file, keep_file, kept_file, read_file, write_folder
 
 __all__ = [
     "SIZE_LIMIT",
@@ -51,21 +51,27 @@ __all__ = [
     "KnownAnswers",
     "SignatureInvalid",
     "StoreUnavailable",
+    "delete_object",
     "fetch_bundle",
+    "read_object",
     "write_bundle",
+    "write_object",
 ]
 
 URI_LIMIT = 2000
 
 
 class Store(NamedTuple):
-    """How one URI scheme keeps versions: see `files.write_folder` and `files.read_file` for what each must do."""
+    """How one URI scheme keeps versions, and single files that may be deleted: see `files` for what each must do."""
 
     write: Callable[[str, str, int, Mapping[str, bytes]], str]
     read: Callable[[str, str, int, str, int], bytes]
+    keep: Callable[[str, str, str, bytes], None]
+    kept: Callable[[str, str, str, int], bytes]
+    delete: Callable[[str, str, str], None]
 
 
-STORES: Mapping[str, Store] = {"file": Store(write_folder, read_file)}
+STORES: Mapping[str, Store] = {"file": Store(write_folder, read_file, keep_file, kept_file, delete_file)}
 
 
 def write_bundle(root_uri: str, bundle: Bundle, key: keys.SigningKey, *, size_limit: int = SIZE_LIMIT) -> ArtifactRef:
@@ -100,6 +106,24 @@ def fetch_bundle(
         for name, entry in manifest.files.items()
     }
     return from_files(manifest, files)
+
+
+def write_object(root_uri: str, folder: str, name: str, data: bytes) -> None:
+    """Keep `data` as `<root_uri>/<folder>/<name>`, unsigned, until it is replaced or deleted. Raises ArtifactError."""
+    _store(root_uri).keep(root_uri, folder, name, data)
+
+
+def read_object(root_uri: str, folder: str, name: str, *, size_limit: int = SIZE_LIMIT) -> bytes:
+    """What `write_object` kept. Raises ArtifactError: ArtifactMissing, ArtifactTooLarge, StoreUnavailable."""
+    data = _store(root_uri).kept(root_uri, folder, name, size_limit + 1)
+    if len(data) > size_limit:
+        raise ArtifactTooLarge(f"{folder}/{name} in {root_uri!r} has more than {size_limit} bytes: raise the limit")
+    return data
+
+
+def delete_object(root_uri: str, folder: str, name: str) -> None:
+    """Delete what `write_object` kept, and what it left half written; again is no error. Raises ArtifactError."""
+    _store(root_uri).delete(root_uri, folder, name)
 
 
 def _store(uri: str) -> Store:

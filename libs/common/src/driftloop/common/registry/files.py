@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -73,6 +73,71 @@ def read_file(uri: str, model: str, version: int, name: str, limit: int) -> byte
         raise _refusal(error, f"{name} of {uri!r}") from error
 
 
+def keep_file(root_uri: str, folder: str, name: str, data: bytes) -> None:
+    """Write `<root>/<folder>/<name>` whole or not at all, for its owner's eyes only; one that is there is replaced.
+
+    Raises ArtifactMalformed, StoreUnavailable.
+    """
+    root = _path(root_uri)
+    try:
+        # What it holds may not be for those who read the root.
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            top = stack.enter_context(_opened(root, _FOLDER))
+            _make_folder(folder, top, 0o700)
+            place = stack.enter_context(_opened(folder, _FOLDER | os.O_NOFOLLOW, top))
+            stack.enter_context(_locked(place))
+            unfinished = f"{_UNFINISHED}{name}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with (
+                _opened(unfinished, flags, place, 0o600) as descriptor,
+                os.fdopen(descriptor, "wb", closefd=False) as file,
+            ):
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            os.rename(unfinished, name, src_dir_fd=place, dst_dir_fd=place)
+            os.fsync(place)
+            os.fsync(top)
+    except OSError as error:
+        raise _refusal(error, f"{folder}/{name} in {root_uri!r}") from error
+
+
+def kept_file(root_uri: str, folder: str, name: str, limit: int) -> bytes:
+    """The first `limit` bytes of `<root>/<folder>/<name>`.
+
+    Raises ArtifactMissing, ArtifactMalformed, StoreUnavailable.
+    """
+    try:
+        with ExitStack() as stack:
+            top = stack.enter_context(_opened(_path(root_uri), _FOLDER))
+            place = stack.enter_context(_opened(folder, _FOLDER | os.O_NOFOLLOW, top))
+            return _read(place, name, limit)
+    except OSError as error:
+        raise _refusal(error, f"{folder}/{name} in {root_uri!r}") from error
+
+
+def delete_file(root_uri: str, folder: str, name: str) -> None:
+    """Delete `<root>/<folder>/<name>` and what a writer that died left of it; one that is not there is no error.
+
+    Raises StoreUnavailable, and ArtifactMissing where the root itself is not there: it may be a volume that is not
+    mounted.
+    """
+    try:
+        with ExitStack() as stack:
+            top = stack.enter_context(_opened(_path(root_uri), _FOLDER))
+            if folder not in os.listdir(top):
+                return
+            place = stack.enter_context(_opened(folder, _FOLDER | os.O_NOFOLLOW, top))
+            stack.enter_context(_locked(place))
+            for one in (name, f"{_UNFINISHED}{name}"):
+                with suppress(FileNotFoundError):
+                    os.unlink(one, dir_fd=place)
+            os.fsync(place)
+    except OSError as error:
+        raise _refusal(error, f"{folder}/{name} in {root_uri!r}") from error
+
+
 def _path(uri: str) -> Path:
     """The absolute path that a `file` URI names. Raises ArtifactMalformed."""
     remedy = "give a URI such as file:///var/lib/driftloop/artifacts"
@@ -113,9 +178,9 @@ def _locked(folder: int) -> Iterator[None]:
         yield
 
 
-def _make_folder(name: str, folder: int) -> None:
+def _make_folder(name: str, folder: int, mode: int = 0o777) -> None:
     try:
-        os.mkdir(name, dir_fd=folder)
+        os.mkdir(name, mode, dir_fd=folder)
     except FileExistsError:
         return  # what it is shows when it is opened
 

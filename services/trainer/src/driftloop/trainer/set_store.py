@@ -1,0 +1,143 @@
+"""The SQL of training sets: which there are, whose rows they hold, and who was erased."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import Connection
+
+from driftloop.trainer.domain.card import TrainingData
+
+ERASED_REASON = "a patient whose rows it held was erased"
+
+_LOCK = f"SELECT pg_advisory_xact_lock({0x45726173}, hashtext(current_schema()))"
+_REMEMBER = """
+INSERT INTO erased_subjects AS e SELECT * FROM unnest(%s::text[], %s::timestamptz[])
+ON CONFLICT (subject) DO UPDATE SET erased_at = greatest(e.erased_at, excluded.erased_at)
+"""
+_MARK = """
+UPDATE training_sets SET rebuildable = false, reason = %s, not_rebuildable_since = %s
+WHERE rebuildable AND (model_name, digest) IN (
+    SELECT model_name, digest FROM training_set_subjects JOIN erased_subjects USING (subject)
+    WHERE subject = ANY(%s) AND earliest < erased_at)
+RETURNING model_name, digest
+"""
+# A set whose file goes has nothing left that could be erased.
+_EMPTY = """
+DELETE FROM training_set_subjects
+WHERE (model_name, digest) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+"""
+_ADD_SUBJECTS = """
+INSERT INTO training_set_subjects AS s SELECT subject, %s, %s, earliest
+FROM unnest(%s::text[], %s::timestamptz[]) AS k (subject, earliest)
+ON CONFLICT (subject, model_name, digest) DO UPDATE SET earliest = least(s.earliest, excluded.earliest)
+"""
+_UNPURGED = """
+SELECT model_name, digest, stored_at IS NOT NULL FROM training_sets
+WHERE NOT rebuildable AND purged_at IS NULL ORDER BY not_rebuildable_since, digest
+OFFSET %s LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+
+@dataclass(frozen=True)
+class KeptSet:
+    """A training set by its model and digest; `stored`: its file is known to have been complete."""
+
+    model_name: str
+    digest: str
+    stored: bool
+
+
+@dataclass(frozen=True)
+class SetCounts:
+    """How many of a model's sets cannot be rebuilt, and of how many of these the file is still to be deleted."""
+
+    not_rebuildable: int
+    unpurged: int
+
+
+class SetStore:
+    """What is known of training sets, in one connection's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # --- keeping
+
+    def register(self, model: str, data: TrainingData, subjects: Mapping[str, datetime], now: datetime) -> None:
+        """Announce a set, before its file is written: `subjects` with the time of the earliest row of each.
+
+        A set of which a subject was erased meanwhile is marked at once. The same set again changes nothing.
+        """
+        if subjects:
+            # Either the erasure sees this set, or this set sees the erasure.
+            self._connection.execute(_LOCK)
+        added = self._connection.execute(
+            "INSERT INTO training_sets (model_name, digest, rows, labeled_rows, created_at) "
+            "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            [model, data.digest, data.rows, data.labeled_rows, now],
+        )
+        if subjects and (added.rowcount or self.lock_rebuildable(model, data.digest) is not None):
+            self._connection.execute(_ADD_SUBJECTS, [model, data.digest, list(subjects), list(subjects.values())])
+            self._mark(subjects, now)
+
+    def lock_rebuildable(self, model: str, digest: str) -> KeptSet | None:
+        """A set, locked until the transaction ends, so that nobody marks it meanwhile; None where it was marked."""
+        row = self._connection.execute(
+            "SELECT model_name, digest, stored_at IS NOT NULL FROM training_sets "
+            "WHERE model_name = %s AND digest = %s AND rebuildable FOR UPDATE",
+            [model, digest],
+        ).fetchone()
+        return KeptSet(*row) if row else None
+
+    def set_stored(self, kept: KeptSet, now: datetime) -> None:
+        """The set's file is complete."""
+        self._connection.execute(
+            "UPDATE training_sets SET stored_at = %s WHERE model_name = %s AND digest = %s",
+            [now, kept.model_name, kept.digest],
+        )
+
+    # --- erasing
+
+    def erase(self, erased: Mapping[str, datetime], now: datetime) -> int:
+        """Remember that subjects were erased, and when; mark every set with older rows of theirs. Returns how many."""
+        self._connection.execute(_LOCK)
+        self._connection.execute(_REMEMBER, [list(erased), list(erased.values())])
+        return self._mark(erased, now)
+
+    def _mark(self, subjects: Iterable[str], now: datetime) -> int:
+        marked = self._connection.execute(_MARK, [ERASED_REASON, now, list(subjects)]).fetchall()
+        if marked:
+            self._connection.execute(_EMPTY, [[model for model, _ in marked], [digest for _, digest in marked]])
+        return len(marked)
+
+    def erased(self, subjects: Iterable[str]) -> dict[str, datetime]:
+        """Those of the subjects that were erased, each with the instant before which its rows are meant."""
+        rows = self._connection.execute(
+            "SELECT subject, erased_at FROM erased_subjects WHERE subject = ANY(%s)", [list(subjects)]
+        ).fetchall()
+        return {subject: erased_at for subject, erased_at in rows}
+
+    def next_unpurged(self, skip: int) -> KeptSet | None:
+        """The marked set after `skip` others whose file is still to be deleted; locked until the transaction ends."""
+        row = self._connection.execute(_UNPURGED, [skip]).fetchone()
+        return KeptSet(*row) if row else None
+
+    def set_purged(self, kept: KeptSet, now: datetime) -> None:
+        """The set's file is gone."""
+        self._connection.execute(
+            "UPDATE training_sets SET purged_at = %s WHERE model_name = %s AND digest = %s",
+            [now, kept.model_name, kept.digest],
+        )
+
+    # --- reading
+
+    def counts(self, model: str) -> SetCounts:
+        """How many of a model's sets cannot be rebuilt."""
+        row = self._connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE purged_at IS NULL) FROM training_sets "
+            "WHERE model_name = %s AND NOT rebuildable",
+            [model],
+        ).fetchone()
+        assert row is not None
+        return SetCounts(*row)

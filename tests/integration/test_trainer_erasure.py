@@ -1,0 +1,461 @@
+"""A patient is erased: which training sets can be rebuilt no more, and that their files go, whoever dies when."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from prometheus_client import REGISTRY
+
+from driftloop.common import registry
+from driftloop.common.events import DriftDetected, SubjectErased
+from driftloop.common.keys import load_public_keys
+from driftloop.common.postgres import migrations
+from driftloop.common.postgres.pool import Pool
+from driftloop.common.rows import Row
+from driftloop.common.settings import Secret
+from driftloop.common.topics import LABELED_PREDICTIONS
+from driftloop.trainer import handlers
+from driftloop.trainer.api import create_app
+from driftloop.trainer.domain.card import TrainingData, training_data
+from driftloop.trainer.domain.challenger import BaselineData
+from driftloop.trainer.domain.dataset import LabeledRows, training_set
+from driftloop.trainer.first import train_first
+from driftloop.trainer.purging import PurgeWorker
+from driftloop.trainer.retraining import Artifacts, ModelData, RetrainingWorker
+from driftloop.trainer.set_store import SetStore
+from driftloop.trainer.store import Store
+from driftloop.trainer.training_sets import SetFiles, decode, keep, rebuilt
+from tests.support.asgi import ask
+from tests.support.house import PASSWORD, House
+from tests.support.models import shipped
+from tests.support.paths import MODELS
+from tests.support.predictions import START, labeled, prediction, rows_like
+from tests.support.waiting import wait_until
+
+LOAN = shipped("loan", trees=5)
+GATES = msgspec.structs.replace(
+    LOAN.contract.gates, train_labels=60, gate_labels=40, reference_rows_min=50, reference_rows_max=100
+)
+CONTRACT = msgspec.structs.replace(LOAN.contract, gates=GATES)
+BASELINE = BaselineData.of(CONTRACT, LOAN.values, LOAN.labels)
+NAME = CONTRACT.name
+ANNA, BERT = "a" * 32, "b" * 32
+LATER = START + timedelta(hours=1)
+
+
+def rows_of(subjects: Sequence[str], first: int = 0, start: datetime = START) -> LabeledRows:
+    """A labelled row of each subject, a second apart, with values of their own from the baseline."""
+    n = len(subjects)
+    return LabeledRows(
+        ids=np.array([f"p-{first + row}" for row in range(n)]),
+        times=np.datetime64(start.replace(tzinfo=None), "us") + np.arange(n).astype("m8[s]"),
+        values=LOAN.values[first : first + n],
+        labels=LOAN.labels[first : first + n],
+        subjects=np.array(subjects, dtype=np.str_),
+    )
+
+
+def summed_up(rows: LabeledRows) -> TrainingData:
+    return training_data(training_set(BASELINE.values, BASELINE.labels, BASELINE.split, rows))
+
+
+def erasure(subject: str = ANNA, at: datetime = LATER) -> SubjectErased:
+    return SubjectErased(subject=subject, erased_at=at, predictions=1)
+
+
+@dataclass
+class Trainer:
+    """A trainer's sets, on a real database and in a real folder."""
+
+    house: House
+    pool: Pool
+    files: SetFiles
+    now: datetime = field(default=LATER)
+
+    @property
+    def folder(self) -> Path:
+        return self.house.folder / "sets" / NAME
+
+    def keep(self, rows: LabeledRows) -> str:
+        """Keep a set; returns its digest."""
+        data = summed_up(rows)
+        keep(self.pool, self.files, CONTRACT, data, rows, lambda: self.now)
+        return data.digest
+
+    def erase(self, *events: SubjectErased) -> None:
+        with self.pool.connection() as connection:
+            handlers.on_erased(SetStore(connection), lambda: self.now, events or [erasure()])
+
+    def purge(self) -> None:
+        """What a trainer that has just started does."""
+        PurgeWorker(pool=self.pool, files=self.files, models=[NAME], clock=lambda: self.now).round(threading.Event())
+
+    def kept(self) -> list[str]:
+        """The digests of the files that are there."""
+        return sorted(one.stem for one in self.folder.glob("*.arrow"))
+
+    def set(self, digest: str) -> tuple[Any, ...]:
+        """Whether a set is stored, can be rebuilt, and is purged."""
+        (found,) = self.rows(
+            "SELECT stored_at IS NOT NULL, rebuildable, purged_at IS NOT NULL FROM training_sets WHERE digest = %s",
+            digest,
+        )
+        return found
+
+    def subjects(self) -> list[str]:
+        """Whose rows the sets are known to hold."""
+        return [one for (one,) in self.rows("SELECT DISTINCT subject FROM training_set_subjects ORDER BY subject")]
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self.pool.connection() as connection:
+            return connection.execute(query.encode(), values).fetchall()
+
+
+@pytest.fixture
+def trainer(house: House) -> Trainer:
+    assert house.signing_key.key_id
+    return Trainer(house, house.pool("trainer", max_size=6), SetFiles((house.folder / "sets").as_uri()))
+
+
+# --- marking and purging
+
+
+def test_a_set_is_kept_until_one_of_its_subjects_is_erased(trainer: Trainer) -> None:
+    digest = trainer.keep(rows_of([ANNA, BERT, ""]))
+    assert (trainer.kept(), trainer.set(digest)) == ([digest], (True, True, False))
+    trainer.erase()
+    trainer.purge()
+    assert (trainer.kept(), trainer.set(digest)) == ([], (True, False, True))
+    assert trainer.subjects() == []
+
+
+def test_a_set_without_the_subject_stays_as_it_is(trainer: Trainer) -> None:
+    gone, left = trainer.keep(rows_of([ANNA, BERT])), trainer.keep(rows_of([BERT, ""], first=2))
+    trainer.erase()
+    trainer.purge()
+    assert (trainer.set(gone)[1], trainer.set(left)[1]) == (False, True)
+    assert (trainer.kept(), trainer.subjects()) == ([left], [BERT])
+
+
+def test_rows_that_are_younger_than_the_erasure_are_not_meant(trainer: Trainer) -> None:
+    digest = trainer.keep(rows_of([ANNA], start=LATER))
+    trainer.erase()
+    assert trainer.set(digest)[1]
+    trainer.erase(erasure(at=LATER + timedelta(seconds=1)))
+    assert not trainer.set(digest)[1]
+
+
+def test_an_erasure_that_comes_again_changes_nothing(trainer: Trainer) -> None:
+    digest = trainer.keep(rows_of([ANNA]))
+    trainer.erase()
+    trainer.purge()
+    before = trainer.rows("SELECT * FROM training_sets")
+    trainer.now += timedelta(days=1)
+    trainer.erase(erasure(), erasure(at=START))
+    trainer.purge()
+    assert trainer.rows("SELECT * FROM training_sets") == before
+    assert trainer.rows("SELECT erased_at FROM erased_subjects") == [(LATER,)]
+    assert trainer.set(digest)[2]
+
+
+def test_a_set_is_found_by_the_index_of_its_subjects(trainer: Trainer) -> None:
+    trainer.keep(rows_of([f"{n:032x}" for n in range(80)]))
+    with trainer.pool.connection() as connection:
+        connection.execute("SET enable_seqscan = off")
+        plan = connection.execute("EXPLAIN SELECT digest FROM training_set_subjects WHERE subject = %s", [ANNA])
+        assert "training_set_subjects_pkey" in "".join(line for (line,) in plan)
+
+
+def test_the_gauges_count_what_cannot_be_rebuilt_and_what_is_still_to_be_deleted(trainer: Trainer) -> None:
+    def gauges() -> tuple[float | None, float | None]:
+        labels = {"model_name": NAME}
+        names = ("driftloop_training_sets_not_rebuildable", "driftloop_training_sets_unpurged")
+        return REGISTRY.get_sample_value(names[0], labels), REGISTRY.get_sample_value(names[1], labels)
+
+    trainer.keep(rows_of([ANNA]))
+    trainer.keep(rows_of([BERT], first=1))
+    trainer.purge()
+    assert gauges() == (0, 0)
+    trainer.erase()
+    away = trainer.folder.rename(trainer.folder.with_name("away"))
+    trainer.folder.symlink_to(away)
+    trainer.purge()
+    assert gauges() == (1, 1)
+    trainer.folder.unlink()
+    away.rename(trainer.folder)
+    trainer.purge()
+    assert gauges() == (1, 0)
+
+
+# --- crashes and races
+
+
+def test_who_dies_between_mark_and_deletion_is_followed_by_one_who_deletes(trainer: Trainer) -> None:
+    digest = trainer.keep(rows_of([ANNA]))
+    trainer.erase()
+    assert (trainer.kept(), trainer.set(digest)) == ([digest], (True, False, False))
+    trainer.purge()
+    assert (trainer.kept(), trainer.set(digest)) == ([], (True, False, True))
+
+
+def test_who_dies_between_deletion_and_note_is_followed_by_one_who_notes(trainer: Trainer) -> None:
+    digest = trainer.keep(rows_of([ANNA]))
+    trainer.erase()
+    (trainer.folder / f"{digest}.arrow").unlink()
+    trainer.purge()
+    assert trainer.set(digest) == (True, False, True)
+
+
+def test_who_dies_between_writing_and_note_leaves_a_file_that_is_deleted_all_the_same(trainer: Trainer) -> None:
+    rows = rows_of([ANNA])
+    digest = trainer.keep(rows)
+    trainer.rows("UPDATE training_sets SET stored_at = NULL RETURNING 1")
+    trainer.erase()
+    trainer.purge()
+    assert (trainer.kept(), trainer.set(digest)) == ([], (False, False, True))
+
+
+def test_a_file_that_cannot_be_deleted_holds_up_no_other(trainer: Trainer) -> None:
+    stuck, other = trainer.keep(rows_of([ANNA])), trainer.keep(rows_of([ANNA], first=1))
+    trainer.erase()
+    (trainer.folder / f"{stuck}.arrow").unlink()
+    (trainer.folder / f"{stuck}.arrow").mkdir()
+    trainer.purge()
+    assert (trainer.set(stuck)[2], trainer.set(other)[2]) == (False, True)
+    (trainer.folder / f"{stuck}.arrow").rmdir()
+    trainer.purge()
+    assert trainer.set(stuck)[2]
+
+
+def test_rows_that_were_fetched_before_an_erasure_do_not_come_back_with_their_set(trainer: Trainer) -> None:
+    trainer.erase()
+    digest = trainer.keep(rows_of([ANNA, BERT]))
+    trainer.purge()
+    assert (trainer.kept(), trainer.set(digest)) == ([], (False, False, True))
+    assert trainer.subjects() == []
+
+
+def test_a_set_that_was_purged_does_not_come_back_when_it_is_made_again(trainer: Trainer) -> None:
+    digest = trainer.keep(rows_of([ANNA]))
+    trainer.erase()
+    trainer.purge()
+    assert trainer.keep(rows_of([ANNA])) == digest
+    assert (trainer.kept(), trainer.subjects()) == ([], [])
+
+
+@dataclass(frozen=True)
+class Interrupted(SetFiles):
+    """Files while one of which is written something else happens."""
+
+    meanwhile: Any = None
+
+    def write(self, model: str, digest: str, data: bytes) -> None:
+        self.meanwhile()
+        super().write(model, digest, data)
+
+
+def test_an_erasure_waits_for_a_file_that_is_being_written_and_then_has_it_deleted(trainer: Trainer) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        erasing: list[Future[None]] = []
+
+        def erase() -> None:
+            erasing.append(executor.submit(trainer.erase))
+            wait_until(lambda: bool(waiting(trainer)), "the erasure waits for the set")
+
+        calm, trainer.files = trainer.files, Interrupted(trainer.files.root, erase)
+        digest = trainer.keep(rows_of([ANNA]))
+        erasing[0].result(timeout=10)
+        trainer.files = calm
+    assert (trainer.kept(), trainer.set(digest)) == ([digest], (True, False, False))
+    trainer.purge()
+    assert trainer.kept() == []
+
+
+def waiting(trainer: Trainer) -> list[tuple[Any, ...]]:
+    """Who in this schema waits for a lock that another holds."""
+    return trainer.rows(
+        "SELECT pid FROM pg_stat_activity WHERE usename = current_user AND cardinality(pg_blocking_pids(pid)) > 0"
+    )
+
+
+def test_of_an_erasure_and_a_set_that_come_at_once_one_sees_the_other(trainer: Trainer) -> None:
+    """Whichever is first, nothing of the subject is left; 20 pairs at once."""
+    with ThreadPoolExecutor(2) as executor:
+        for n in range(20):
+            subject = f"{n:032x}"
+            keeping = executor.submit(trainer.keep, rows_of([subject], first=n))
+            erasing = executor.submit(trainer.erase, erasure(subject))
+            keeping.result(timeout=20)
+            erasing.result(timeout=20)
+    trainer.purge()
+    assert (trainer.kept(), trainer.subjects()) == ([], [])
+
+
+# --- versions
+
+
+def artifacts_of(house: House) -> Artifacts:
+    return Artifacts(
+        house.register,
+        lambda ref, model, version: registry.fetch_bundle(ref, model, version, load_public_keys(house.trusted_keys)),
+    )
+
+
+def first(trainer: Trainer) -> None:
+    artifacts = artifacts_of(trainer.house)
+    train_first(trainer.pool, CONTRACT, BASELINE, artifacts, lambda _m: 0, lambda: START, lambda _t: None)
+
+
+def shown(trainer: Trainer, version: int) -> dict[str, Any]:
+    """What the API says of a version's training set; the list and the card say the same."""
+    app = create_app(trainer.pool, (NAME,))
+    listed = ask(app, "GET", f"/v1/models/{NAME}").json()["versions"]
+    card = ask(app, "GET", f"/v1/models/{NAME}/versions/{version}").json()
+    found: dict[str, Any] = next(one for one in listed if one["version"] == version)["training_set"]
+    assert card["training_set"] == found
+    assert found is None or found["digest"] == card["training"]["digest"]
+    return found
+
+
+def test_a_first_version_has_the_baseline_which_is_in_no_file(trainer: Trainer) -> None:
+    first(trainer)
+    assert (shown(trainer, 1)["rebuildable"], trainer.subjects()) == (True, [])
+    assert not trainer.folder.exists()
+    assert rebuilt(CONTRACT, BASELINE, shown(trainer, 1)["digest"], None).baseline_rows == len(BASELINE.split.train)
+
+
+def test_of_versions_that_are_older_than_this_the_baselines_alone_can_be_rebuilt(trainer: Trainer) -> None:
+    first(trainer)
+    with trainer.house.database("trainer") as connection:
+        connection.execute(
+            "INSERT INTO versions SELECT model_name, 2, 'rejected', artifact, jsonb_set(card, '{training}', "
+            "card->'training' || jsonb_build_object('labeled_rows', 7, 'digest', repeat('c', 64))), created_at "
+            "FROM versions"
+        )
+        connection.execute("DROP TABLE training_set_subjects, training_sets, erased_subjects")
+        connection.execute("DELETE FROM schema_migrations WHERE name = '0003_training_sets.sql'")
+    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
+    migrations.migrate(trainer.house.stack.database_url, trainer.house.namespace, passwords)
+    assert [shown(trainer, version)["rebuildable"] for version in (1, 2)] == [True, False]
+    assert shown(trainer, 2)["reason"] == "its rows were not kept"
+    trainer.purge()
+
+
+class LabelIngest:
+    """label-ingest as the trainer sees it: `n` labelled rows of as many subjects, newest first."""
+
+    def __init__(self, n: int) -> None:
+        rows = rows_like(CONTRACT, np.random.default_rng(3), n)
+        self._cases = [(START + timedelta(seconds=n - row), f"{row:032x}", one) for row, one in enumerate(rows)]
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        table = pa.Table.from_pylist([self._row(*case) for case in self._cases[: int(request.url.params["limit"])]])
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return httpx.Response(200, content=sink.getvalue().to_pybytes())
+
+    def _row(self, time: datetime, subject: str, row: Row) -> dict[str, object]:
+        known = {"prediction_id": f"p-{subject}", "predicted_at": time, "subject": subject, "label": time.second % 2}
+        return known | {f"feature.{name}": value for name, value in row.items()}
+
+
+def retrain(trainer: Trainer) -> None:
+    """An alarm came; the worker judges a challenger on 150 rows and is told to stop."""
+    alarm = msgspec.convert(
+        {
+            "model_name": NAME, "model_version": 1, "change": "opened", "severity": "CRITICAL", "verdict": "CRITICAL",
+            "window_start": START, "window_end": START, "detected_at": START, "features": (), "changed_since": START,
+        },
+        DriftDetected,
+    )  # fmt: skip
+    with trainer.pool.connection() as connection:
+        handlers.on_drift(Store(connection), lambda: START, "drift:1", alarm)
+    stop = threading.Event()
+    with httpx.Client(base_url="http://label-ingest", transport=httpx.MockTransport(LabelIngest(150))) as client:
+        worker = RetrainingWorker(
+            pool=trainer.pool, models={NAME: ModelData(CONTRACT, BASELINE)}, client=client,
+            artifacts=artifacts_of(trainer.house), sets=trainer.files, highest_revision=lambda _m: 1,
+            clock=lambda: trainer.now, published=stop.set, check_seconds=0.05, max_rows=1000,
+        )  # fmt: skip
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(worker.run, stop).result(timeout=60)
+
+
+def test_a_challenger_keeps_what_it_learnt_from_and_nothing_of_the_gate(trainer: Trainer) -> None:
+    first(trainer)
+    retrain(trainer)
+    found = shown(trainer, 2)
+    assert found["rebuildable"]
+    rows = decode(CONTRACT, trainer.files.read(NAME, found["digest"]))
+    assert len(rows) == len(trainer.subjects()) == 110
+    assert rows.times.max() == np.datetime64((START + timedelta(seconds=110)).replace(tzinfo=None))
+    assert rebuilt(CONTRACT, BASELINE, found["digest"], rows).labeled_rows == 110
+
+
+def test_a_version_says_that_its_set_cannot_be_rebuilt_since_when_and_why(trainer: Trainer) -> None:
+    first(trainer)
+    retrain(trainer)
+    trainer.now += timedelta(days=3)
+    trainer.erase(erasure(trainer.subjects()[0]))
+    trainer.purge()
+    found = shown(trainer, 2)
+    assert (found["rebuildable"], found["reason"]) == (False, "a patient whose rows it held was erased")
+    assert [datetime.fromisoformat(found[name]) for name in ("not_rebuildable_since", "purged_at")] == [trainer.now] * 2
+    assert shown(trainer, 1)["rebuildable"]
+
+
+def test_rows_of_subjects_that_were_erased_are_not_learnt_from_though_label_ingest_has_them(trainer: Trainer) -> None:
+    first(trainer)
+    erased = f"{149:032x}"
+    trainer.erase(erasure(erased))
+    retrain(trainer)
+    found = shown(trainer, 2)
+    rows = decode(CONTRACT, trainer.files.read(NAME, found["digest"]))
+    assert (len(rows), erased in rows.subjects) == (109, False)
+
+
+# --- the process
+
+
+@pytest.fixture
+def url(trainer: Trainer) -> Iterator[str]:
+    """A trainer's real process, in whose folder a set of Anna's and Bert's is."""
+    first(trainer)
+    retrain(trainer)
+    environment = {
+        "DATABASE_URL": trainer.house.database_url("trainer"),
+        "DRIFTLOOP_CONTRACTS": str(MODELS / "loan" / "contract.yaml"),
+        "DRIFTLOOP_SIGNING_KEY": str(trainer.house.folder / "keys" / "signing.pem"),
+        "DRIFTLOOP_TRAINING_SETS": trainer.files.root,
+    }
+    process, url = trainer.house.process("trainer", "driftloop.trainer.main", environment)
+    process.start()
+    process.wait_ready()
+    yield url
+    assert process.terminate() == 0
+
+
+def test_an_erasure_on_the_topic_among_labels_ends_with_the_file_gone(trainer: Trainer, url: str) -> None:
+    (digest,) = trainer.kept()
+    made = [prediction(CONTRACT, row) for row in rows_like(CONTRACT, np.random.default_rng(4), 50)]
+    trainer.house.publish(LABELED_PREDICTIONS, [(one.prediction_id, labeled(one, 1)) for one in made])
+    subject = trainer.subjects()[0]
+    trainer.house.publish(LABELED_PREDICTIONS, [(subject, erasure(subject, datetime.now(UTC)))])
+
+    def version() -> dict[str, Any] | None:
+        listed = httpx.get(f"{url}/v1/models/{NAME}", timeout=10).json()["versions"]
+        found: dict[str, Any] = next(one for one in listed if one["version"] == 2)["training_set"]
+        return found if found["purged_at"] else None
+
+    assert wait_until(version, "the set is purged")["digest"] == digest
+    assert trainer.kept() == []
