@@ -430,3 +430,61 @@ def test_a_root_that_is_a_file_is_refused(place: Place) -> None:
     place.root.write_text("")
     with pytest.raises(ArtifactError, match="version 1 of model 'diabetes'"):
         place.write()
+
+
+# --- single files, which may be deleted
+
+
+def test_an_object_is_replaced_read_and_deleted(tmp_path: Path) -> None:
+    root = (tmp_path / "objects").as_uri()
+    for data in (b"first", b"second, longer"):
+        registry.write_object(root, "loan", "a.arrow", data)
+        assert registry.read_object(root, "loan", "a.arrow") == data
+    registry.delete_object(root, "loan", "a.arrow")
+    registry.delete_object(root, "loan", "a.arrow")
+    with pytest.raises(registry.ArtifactMissing):
+        registry.read_object(root, "loan", "a.arrow")
+
+
+def test_an_object_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    registry.write_object(tmp_path.as_uri(), "loan", "a.arrow", b"1234")
+    assert registry.read_object(tmp_path.as_uri(), "loan", "a.arrow", size_limit=4) == b"1234"
+    with pytest.raises(registry.ArtifactTooLarge):
+        registry.read_object(tmp_path.as_uri(), "loan", "a.arrow", size_limit=3)
+
+
+def test_a_link_leads_no_object_out_of_its_folder(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.arrow").write_bytes(b"not ours")
+    root = tmp_path / "objects"
+    root.mkdir()
+    (root / "loan").symlink_to(elsewhere)
+    use: tuple[Callable[[], object], ...] = (
+        lambda: registry.write_object(root.as_uri(), "loan", "a.arrow", b"ours"),
+        lambda: registry.read_object(root.as_uri(), "loan", "a.arrow"),
+        lambda: registry.delete_object(root.as_uri(), "loan", "a.arrow"),
+    )
+    for one in use:
+        with pytest.raises(registry.ArtifactMalformed):
+            one()
+    assert (elsewhere / "a.arrow").read_bytes() == b"not ours"
+
+
+def test_a_link_in_the_place_of_an_object_is_deleted_and_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"not ours")
+    root = tmp_path / "objects"
+    (root / "loan").mkdir(parents=True)
+    for name in ("a.arrow", ".unfinished-a.arrow"):
+        (root / "loan" / name).symlink_to(other)
+    with pytest.raises(registry.ArtifactMalformed):
+        registry.write_object(root.as_uri(), "loan", "a.arrow", b"ours")
+    registry.delete_object(root.as_uri(), "loan", "a.arrow")
+    assert (os.listdir(root / "loan"), other.read_bytes()) == ([".lock"], b"not ours")
+
+
+def test_where_nothing_was_ever_kept_nothing_is_there_to_delete(tmp_path: Path) -> None:
+    registry.delete_object(tmp_path.as_uri(), "loan", "a.arrow")
+    with pytest.raises(registry.ArtifactMissing):
+        registry.delete_object((tmp_path / "nowhere").as_uri(), "loan", "a.arrow")
