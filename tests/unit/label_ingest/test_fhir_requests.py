@@ -134,6 +134,17 @@ def test_an_entry_takes_from_a_report_that_is_another_entry() -> None:
     assert glucose.reported_at is not None
 
 
+def test_an_entry_does_not_take_what_only_its_report_contains() -> None:
+    """Or `#p` would be the Observation's own, another patient."""
+    mine = {"resourceType": "Patient", "id": "p", "identifier": [{"value": "MRN-1"}]}
+    single = result(contained=[mine], identifier=[{"value": "L-1"}])
+    panel = report(result(), contained=[mine | {"identifier": [{"value": "MRN-2"}]}], subject={"reference": "#p"})
+    first, _panel = readings_of(
+        bundle("batch", entry(single), entry(panel | {"result": [{"reference": "Observation/a"}]}))
+    )
+    assert first.results[0].outcome.patient_id is None
+
+
 def test_a_bad_entry_costs_no_other() -> None:
     first, second, third = readings_of(example("bundle-batch"))
     assert [len(one.results) for one in (first, second, third)] == [1, 0, 1]

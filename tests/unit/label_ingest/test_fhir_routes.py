@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from psycopg import errors
 
 from driftloop.label_ingest.reports import Answer, Status
@@ -37,6 +38,10 @@ def issues(response: httpx.Response) -> list[dict[str, Any]]:
 
 def statuses(response: httpx.Response) -> list[str]:
     return [one["response"]["status"][:3] for one in response.json()["entry"]]
+
+
+def rejections() -> float:
+    return REGISTRY.get_sample_value("driftloop_outcomes_total", {"status": "rejected"}) or 0.0
 
 
 class Saying(Core):
@@ -277,6 +282,20 @@ def test_no_refusal_repeats_a_patient_s_value(changes: dict[str, object]) -> Non
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_no_body_is_an_error_of_ours(body: bytes) -> None:
     assert send(Core(), "/fhir", body).status_code in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        ("/fhir/Observation", observation(status="unknown")),
+        ("/fhir/Observation", REFUSED),
+        ("/fhir", bundle("batch", {})),
+    ],
+)
+def test_what_never_reaches_the_core_is_counted(path: str, resource: dict[str, Any]) -> None:
+    before = rejections()
+    send(Core(), path, resource)
+    assert rejections() == before + 1
 
 
 # --- what it says of itself

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
+from driftloop.common import metrics
 from driftloop.common.events import OutcomeReported
 from driftloop.label_ingest.fhir.issues import Issue, Unusable, operation_outcome
 from driftloop.label_ingest.fhir.report import Result
@@ -48,15 +49,19 @@ def check(reading: Reading, problem_of: Check) -> Reading:
 def settle(readings: Sequence[Reading], reports: Reports, traceparent: str | None) -> list[Settled]:
     """Take all that is good, in one transaction, and answer each in order. Raises psycopg.Error: nothing was kept.
 
-    What is rejected goes with it, to be counted; where nothing is good, nobody is troubled.
+    What is rejected goes with it, to be counted; where nothing is good, it is counted here and nobody is troubled.
     """
     items: list[OutcomeReported | Rejected] = []
     for reading in readings:
         items += [one.outcome for one in reading.results]
         items += [Rejected(None, issue.diagnostics) for issue in reading.issues[:1]]
-    good = any(reading.results for reading in readings)
-    answers = iter(reports.take(items, traceparent) if good else [Answer("rejected")] * len(items))
-    return [_settled(reading, answers) for reading in readings]
+    if any(reading.results for reading in readings):
+        answers = reports.take(items, traceparent)
+    else:
+        metrics.OUTCOMES.labels("rejected").inc(len(items))
+        answers = [Answer("rejected")] * len(items)
+    rest = iter(answers)
+    return [_settled(reading, rest) for reading in readings]
 
 
 def refuse_whole(readings: Iterable[Reading]) -> None:

@@ -15,8 +15,9 @@ ANSWER_SYSTEM = "urn:driftloop:answer"
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing to say: what of (`expression`, a FHIRPath), what, and the HTTP status of an answer that says it.
+    """One thing to say: what of (`expression`), what, and the HTTP status of an answer that says it.
 
+    An expression is a FHIRPath with JSON's names of elements (`valueQuantity`), which is what the sender wrote.
     `answer` is what became of a result (`joined`, …). `diagnostics` never hold a patient's value.
     """
 

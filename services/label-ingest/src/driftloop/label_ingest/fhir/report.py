@@ -95,7 +95,10 @@ def completed(observation: Observation, report: DiagnosticReport, *, contained: 
     changes: dict[str, Any] = {}
     said = _said(report)
     for name in _INHERITED:
-        if not getattr(observation, name) and not (name in _EFFECTIVE and _has_time(observation)):
+        if getattr(observation, name) or (name in _EFFECTIVE and _has_time(observation)):
+            continue
+        # What the report contains, another entry cannot refer to; its own `#patient` is somebody else.
+        if contained or not _is_local(said[name]):
             changes[name] = said[name]
     if contained:
         changes["meta"] = report.meta
@@ -110,6 +113,11 @@ def _said(report: DiagnosticReport) -> dict[str, Any]:
     # Of several specimens nobody can tell whose the result is.
     specimen = report.specimen[0] if len(report.specimen) == 1 else None
     return said | {"status": _STATUSES.get(report.status or ""), "specimen": specimen}
+
+
+def _is_local(value: object) -> bool:
+    references = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(one, Reference) and (one.reference or "").startswith("#") for one in references)
 
 
 def _has_time(observation: Observation) -> bool:

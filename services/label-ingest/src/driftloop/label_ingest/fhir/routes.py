@@ -10,6 +10,7 @@ import psycopg
 from fastapi import APIRouter, Depends, Header, Path, Request
 from fastapi.responses import Response
 
+from driftloop.common import metrics
 from driftloop.common.events import OutcomeReported
 from driftloop.common.postgres.pool import is_transient
 from driftloop.label_ingest.fhir import MAX_ENTRIES, MAX_RESULTS, MEDIA_TYPE, ROOT
@@ -137,6 +138,8 @@ def _answered(work: Callable[[], Response]) -> Response:
     try:
         return work()
     except Unusable as error:
+        # How many results it would have had, nobody knows.
+        metrics.OUTCOMES.labels("rejected").inc()
         return _answer(error.status, operation_outcome(error.issues))
     except psycopg.Error as error:
         return _database_answer(error)
