@@ -229,21 +229,23 @@ def test_a_refusal_is_an_operation_outcome(body: bytes, headers: dict[str, str],
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
+    ("method", "path", "status", "allowed"),
     [
-        ("GET", "/fhir/Observation/hba1c-4711", 405),
-        ("DELETE", "/fhir/Observation/hba1c-4711", 405),
-        ("GET", "/fhir/Observation", 405),
-        ("PUT", "/fhir/Observation", 405),
-        ("GET", "/fhir", 405),
-        ("POST", "/fhir/metadata", 405),
-        ("POST", "/fhir/Patient", 404),
-        ("GET", "/fhir/Patient/1/_history/2", 404),
+        ("GET", "/fhir/Observation/hba1c-4711", 405, "PUT"),
+        ("DELETE", "/fhir/Observation/hba1c-4711", 405, "PUT"),
+        ("GET", "/fhir/Observation", 405, "POST"),
+        ("PUT", "/fhir/Observation", 405, "POST"),
+        ("GET", "/fhir", 405, "POST"),
+        ("POST", "/fhir/metadata", 405, "GET"),
+        ("POST", "/fhir/Patient", 404, None),
+        ("GET", "/fhir/Patient/1/_history/2", 404, None),
     ],
 )
-def test_what_this_door_does_not_do_is_refused_in_its_own_form(method: str, path: str, status: int) -> None:
+def test_what_this_door_does_not_do_is_refused_in_its_own_form(
+    method: str, path: str, status: int, allowed: str | None
+) -> None:
     response = send(Core(), path, b"", method)
-    assert response.status_code == status
+    assert (response.status_code, response.headers.get("allow")) == (status, allowed)
     assert issues(response)[0]["code"] == "not-supported"
 
 

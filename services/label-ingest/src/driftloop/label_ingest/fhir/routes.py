@@ -123,10 +123,11 @@ def _add_others(found: APIRouter) -> None:
     """Whatever else is asked for under this root is refused in FHIR's own form."""
 
     def refuse(rest: str = "") -> Response:
-        kind = rest.partition("/")[0]
+        kind, _, resource_id = rest.partition("/")
         if kind in ("", "metadata", *TAKEN):
             reason = "results are taken by POST and PUT, and not served; one is withdrawn by its status"
-            return _refusal(Issue(405, "not-supported", reason))
+            allowed = "GET" if kind == "metadata" else "PUT" if resource_id else "POST"
+            return _refusal(Issue(405, "not-supported", reason), {"Allow": allowed})
         return _refusal(Issue(404, "not-supported", f"this is not taken here: send {', '.join(TAKEN)} or a Bundle"))
 
     for path in ("", "/", "/{rest:path}"):
