@@ -25,6 +25,7 @@ from driftloop.label_ingest import arrow, audit, csv_door, doors
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
 from driftloop.label_ingest.domain.outcomes import SEPARATOR
 from driftloop.label_ingest.erasing import erase
+from driftloop.label_ingest.fhir import routes as fhir
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.reading import Coverage, Reader, RowQuery, Waiting
 from driftloop.label_ingest.reports import Answer, Rejected, Reports
@@ -57,11 +58,15 @@ def create_app(
         title="Driftloop label-ingest",
         version="1",
         description="Joins the outcomes that come weeks later to the predictions that they prove.",
+        # A browser's page would need scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
     )
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes, streamed=(csv_door.PATH,))
     app.add_exception_handler(psycopg.Error, _database_error)
     app.include_router(_reporting(intake))
     app.include_router(csv_door.router(intake, max_upload_bytes))
+    app.include_router(fhir.router(intake, intake.problem))
     app.include_router(_reading(reading, contracts, clock))
     app.include_router(_counting(reading, contracts, clock))
     app.include_router(_erasing(pool, pseudonym_key, clock, published))
