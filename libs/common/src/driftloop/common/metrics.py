@@ -81,6 +81,12 @@ EXPIRED_OUTCOMES = Counter(
 )
 LABELS_RETRACTED = Counter("driftloop_labels_retracted_total", "Labels taken back without another in their place.")
 SUBJECTS_ERASED = Counter("driftloop_subjects_erased_total", "Patients whose rows were erased.")
+MLLP_MESSAGES = Counter("driftloop_mllp_messages_total", "HL7 v2 messages, by what was answered.", ["acknowledgement"])
+MLLP_CONNECTIONS = Gauge("driftloop_mllp_connections", "Open connections of laboratories that send HL7 v2.")
+MLLP_REFUSED = Counter("driftloop_mllp_connections_refused_total", "Connections refused because there were too many.")
+MLLP_BROKEN_FRAMES = Counter(
+    "driftloop_mllp_broken_frames_total", "Connections closed on a frame that nothing was taken of.", ["reason"]
+)
 LABEL_DELAY = Histogram(
     "driftloop_label_delay_seconds",
     "Time from a prediction to its label.",

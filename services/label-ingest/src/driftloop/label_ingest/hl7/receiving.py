@@ -1,0 +1,90 @@
+"""From the bytes of a message to the bytes of its acknowledgement: read, take, and only then say so."""
+
+import logging
+import traceback
+from collections.abc import Sequence
+
+import psycopg
+
+from driftloop.common import metrics
+from driftloop.common.clock import Clock, utc_now
+from driftloop.common.postgres.pool import is_transient
+from driftloop.label_ingest.hl7.acknowledging import Acknowledgement, acknowledge
+from driftloop.label_ingest.hl7.reading import Header, Message, Problem, Refused, Rules, read_header, read_message
+from driftloop.label_ingest.reports import Answer, Reports
+
+logger = logging.getLogger(__name__)
+
+_AGAIN = "temporary: nothing was kept, send the same again"
+
+
+class Receiver:
+    """Answers messages, each in the thread that it is called from."""
+
+    def __init__(self, reports: Reports, rules: Rules, clock: Clock = utc_now) -> None:
+        self._reports = reports
+        self._rules = rules
+        self._clock = clock
+
+    def answer(self, data: bytes) -> bytes:
+        """The acknowledgement of a message. AA: all that it says is committed. Never raises."""
+        try:
+            return self._answer(data)
+        except Exception as error:  # noqa: BLE001 - one message that we cannot deal with must not stop the others
+            # Where it broke, and not the error's text, which may quote the message.
+            where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+            logger.error("a message broke its reading", extra={"error": type(error).__name__, "where": where})
+            problem = Problem(207, "internal error: the message was not acknowledged, and its receiver has logged why")
+            return self._write(read_header(data), "AE", problem.text, [problem])
+
+    def too_long(self, beginning: bytes, limit: int) -> bytes:
+        """The acknowledgement of a message of more than `limit` bytes, of which the beginning is known."""
+        problem = Problem(207, f"the message is longer than {limit} bytes: send fewer results a message")
+        return self._write(read_header(beginning), "AR", problem.text, [problem])
+
+    def _answer(self, data: bytes) -> bytes:
+        try:
+            message = read_message(data, self._rules)
+        except Refused as refused:
+            return self._write(refused.header, refused.acknowledgement, str(refused), [refused.problem])
+        try:
+            answers = self._reports.take([one.item for one in message.observations])
+        except psycopg.Error as error:
+            return self._database(message.header, error)
+        problems = _problems(message, answers)
+        return self._write(message.header, "AE" if problems else "AA", _summary(message, problems), problems)
+
+    def _database(self, header: Header, error: psycopg.Error) -> bytes:
+        # Not the error's text: PostgreSQL quotes the value that it refuses.
+        said = {"error": type(error).__name__, "sqlstate": error.sqlstate}
+        if is_transient(error):
+            logger.warning("the database is away", extra=said)
+            return self._write(header, "AR", _AGAIN, [Problem(207, _AGAIN)])
+        logger.error("the database refused a message", extra=said)
+        text = f"the database refused the message ({said['error']}) and nothing was kept"
+        return self._write(header, "AE", text, [Problem(207, text)])
+
+    def _write(self, header: Header, acknowledgement: Acknowledgement, text: str, problems: Sequence[Problem]) -> bytes:
+        metrics.MLLP_MESSAGES.labels(acknowledgement).inc()
+        return acknowledge(header, acknowledgement, text, problems, self._clock())
+
+
+def _problems(message: Message, answers: Sequence[Answer]) -> list[Problem]:
+    """One for each OBX that was rejected, here or by what keeps the outcomes."""
+    found: list[Problem] = []
+    for one, answer in zip(message.observations, answers, strict=True):
+        if answer.status == "rejected":
+            found.append(one.problem or Problem(207, answer.detail or "rejected", "OBX", one.number))
+    return found
+
+
+def _summary(message: Message, problems: Sequence[Problem]) -> str:
+    kept = len(message.observations) - len(problems)
+    text = f"results kept: {kept}"
+    if problems:
+        text += f", rejected: {len(problems)}"
+    if message.ignored:
+        text += f", OBX ignored: {message.ignored}"
+    if problems and kept:
+        text += "; to send those that were kept again is harmless"
+    return text
