@@ -260,7 +260,7 @@ def test_tls_before_1_2_is_refused(kept: Kept, authority: Authority, certified: 
     old.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with serving(kept, _tls(certified)) as server, pytest.raises(ssl.SSLError, match="EOF|PROTOCOL_VERSION"):
+    with serving(kept, _tls(certified)) as server, pytest.raises(ssl.SSLError, match=r"EOF|PROTOCOL_VERSION"):
         Client(server.port, old)
 
 

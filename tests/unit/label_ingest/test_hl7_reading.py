@@ -19,6 +19,7 @@ from driftloop.label_ingest.hl7.reading import (
     Rules,
     read_message,
 )
+from driftloop.label_ingest.hl7.syntax import MAX_SEGMENTS
 from driftloop.label_ingest.reports import Rejected
 from tests.support.hl7 import example, message, result
 
@@ -149,6 +150,8 @@ def test_a_number_comes_as_nm_sn_or_st(kind: str, value: str, number: float, com
         (obx(value="1e3"), 5, 102, "not one decimal number"),
         (obx(value="٧"), 5, 102, "not one decimal number"),
         (obx(value="nan"), 5, 102, "not one decimal number"),
+        (obx(value="7^2"), 5, 102, "not one decimal number"),
+        (obx("ST", "7&2"), 5, 102, "not one decimal number"),
         (obx(value="9" * 400), 5, 102, "not one decimal number"),
         (obx(value=""), 5, 101, "OBX-5 is empty"),
         (obx(value="6~7"), 5, 102, "several values"),
@@ -314,7 +317,7 @@ def test_delimiters_are_those_of_the_header() -> None:
     assert (found.patient_id, found.order_id) == ("MRN@8ä", "A#B!C*D%E")
 
 
-@pytest.mark.parametrize("ending", ["\r", "\r\n", "\n"])
+@pytest.mark.parametrize("ending", ["\r", "\r\n", "\n", "\r\r"])
 def test_segments_end_with_whatever_ends_a_line(ending: str) -> None:
     assert outcome(example("hba1c-final").replace(b"\r", ending.encode())) == outcome(example("hba1c-final"))
 
@@ -382,6 +385,14 @@ def test_a_damaged_message_is_a_message_or_refused(data: st.DataObject) -> None:
         assert isinstance(read_message(bytes(damaged), RULES), Message)
 
 
-def test_a_million_delimiters_are_read_in_no_time() -> None:
-    for delimiter in "|^~&\\\r":
-        read_message(message(*result(HBA1C, "OBX|2|NM|" + delimiter * 1_000_000)), RULES)
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("filling", ["|", "^", "~", "a~", "&", "\\", "\\F\\", "\r"])
+def test_the_worst_message_of_a_mebibyte_is_read_in_seconds(filling: str) -> None:
+    padding = filling * (1_000_000 // len(filling))
+    read_message(message(f"PID|1||{padding}", *result(*[HBA1C] * MAX_RESULTS)[1:]), RULES)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("segment", ["ORC", "SPM|1", "OBX", "OBX||NM|1-1^^LN||1||||||F"])
+def test_a_message_of_too_many_segments_is_refused(segment: str) -> None:
+    assert f"at most {MAX_SEGMENTS}" in str(refused(message(*[segment] * MAX_SEGMENTS)))

@@ -148,6 +148,7 @@ class _Group:
     """What stands around the OBX segments of one order; an SPM follows those that it is about, or precedes them."""
 
     segments: dict[str, Segment]
+    patient: str | None
     specimens: list[Segment] = field(default_factory=list)
     # Each with its number in the message, and how many specimens preceded it.
     observations: list[tuple[int, Segment, int]] = field(default_factory=list)
@@ -165,22 +166,19 @@ def read_message(data: bytes, rules: Rules) -> Message:
     header = _header(parsed.header, parsed.text)
     _check(parsed.header, header, rules)
     zone = _time_zone(parsed.header, header, rules)
-    observations: list[Observation] = []
-    ignored = 0
-    for group in _groups(parsed):
-        for number, segment, preceding in group.observations:
-            if not _speaks(segment, group, rules):
-                ignored += 1
-                continue
-            observations.append(_observation(number, segment, _Around(group, preceding, zone, rules)))
-    observations.sort(key=lambda one: one.number)
-    if not observations:
-        text = f"none of the {ignored} OBX segments holds a number whose LOINC code is of use here"
+    found = [(group, *one) for group in _groups(parsed) for one in group.observations]
+    speaking = [one for one in found if _speaks(one[2], one[0], rules)]
+    if not speaking:
+        text = f"none of the {len(found)} OBX segments holds a number whose LOINC code is of use here"
         raise Refused(header, "AE", Problem(101, text, "OBX", 1, 3))
-    if len(observations) > MAX_RESULTS:
-        text = f"the message has {len(observations)} results: send at most {MAX_RESULTS} a message"
+    if len(speaking) > MAX_RESULTS:
+        text = f"the message has {len(speaking)} results: send at most {MAX_RESULTS} a message"
         raise Refused(header, "AE", Problem(207, text))
-    return Message(header, tuple(observations), ignored)
+    observations = tuple(
+        _observation(number, segment, _Around(group, preceding, zone, rules))
+        for group, number, segment, preceding in speaking
+    )
+    return Message(header, observations, len(found) - len(speaking))
 
 
 def read_header(data: bytes) -> Header:
@@ -244,17 +242,18 @@ def _time_zone(segment: Segment, header: Header, rules: Rules) -> tzinfo:
 def _groups(parsed: Parsed) -> Iterator[_Group]:
     """A group for each order. OBX segments before any are about the patient, and have a group of their own."""
     patient: dict[str, Segment] = {"MSH": parsed.header}
-    group = _Group(dict(patient))
+    patient_id: str | None = None
+    group = _Group(dict(patient), None)
     number = 0
     for segment in parsed.segments[1:]:
         name = segment.name
         if name == "PID":
-            patient = {"MSH": parsed.header}
+            patient, patient_id = {"MSH": parsed.header}, _patient(segment)
         if name in _PATIENT_LEVEL:
             patient[name] = segment
         if name in _PATIENT_LEVEL or name == "ORC" or (name == "OBR" and "OBR" in group.segments):
             yield group
-            group = _Group(dict(patient))
+            group = _Group(dict(patient), patient_id)
         if name in _GROUP_LEVEL:
             group.segments.setdefault(name, segment)
         if name == "SPM":
@@ -318,7 +317,7 @@ def _outcome(segment: Segment, around: _Around) -> OutcomeReported:
         "observed_at": _observed_at(segment, around, needed=order is None),
         "reported_at": _reported_at(around),
         "order_id": order,
-        "patient_id": _patient(around),
+        "patient_id": around.group.patient,
         "analyte": _loinc(segment),
         "value": value,
         "comparator": comparator,
@@ -368,7 +367,7 @@ def _value(segment: Segment, retracted: bool) -> tuple[float | None, str | None]
 
 
 def _numeric(segment: Segment) -> tuple[str, str]:
-    return "", segment.get(5)
+    return "", segment.whole(5)
 
 
 def _structured(segment: Segment) -> tuple[str, str]:
@@ -381,7 +380,7 @@ def _structured(segment: Segment) -> tuple[str, str]:
 
 
 def _string(segment: Segment) -> tuple[str, str]:
-    found = _STRUCTURED.fullmatch(segment.get(5))
+    found = _STRUCTURED.fullmatch(segment.whole(5))
     assert found is not None
     return found[1], found[2]
 
@@ -421,11 +420,8 @@ def _order(segment: Segment, around: _Around) -> str | None:
     return None
 
 
-def _patient(around: _Around) -> str | None:
+def _patient(segment: Segment) -> str | None:
     """PID-3: the medical record number (type MR) if one says so, else the first."""
-    segment = around.group.segments.get("PID")
-    if segment is None:
-        return None
     listed = segment.repetitions(3)
     records = [one for one in listed if segment.part(one, 5) == "MR" and segment.part(one, 1)]
     return segment.part((records or listed)[0], 1) or None

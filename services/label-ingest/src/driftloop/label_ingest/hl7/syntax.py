@@ -6,7 +6,7 @@ A field is split when somebody asks for it: a million delimiters cost no more th
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 # Table 0211, as far as a byte below 0x20 is always a control character there, which MLLP stands on.
@@ -18,6 +18,10 @@ CHARACTER_SETS: Mapping[str, str] = {
     "BIG-5": "big5",
     "KS X 1001": "euc_kr",
 }
+# Beyond these, reading would take longer than a sender waits. A message of MAX_RESULTS results has a few thousand.
+MAX_SEGMENTS = 10_000
+_MOST_REPETITIONS = 100
+_LONGEST = 4000
 # What a sender writes who deletes a value.
 NULL = '""'
 _HEADER = b"MSH"
@@ -96,20 +100,30 @@ class Segment:
     name: str
     fields: list[str]
     text: Text
+    # What was read already: a thousand results ask the same of their order.
+    _read: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
 
-    def raw(self, field: int) -> str:
+    def raw(self, place: int) -> str:
         """A field as it was sent, empty if it was not."""
-        return self.fields[field] if field < len(self.fields) else ""
+        return self.fields[place] if place < len(self.fields) else ""
 
-    def repetitions(self, field: int) -> list[str]:
-        """A field's repetitions as they were sent."""
-        if self.name == "MSH" and field <= 2:
-            return [self.raw(field)]
-        return self.raw(field).split(self.text.delimiters.repetition)
+    def repetitions(self, place: int) -> list[str]:
+        """A field's first hundred repetitions as they were sent."""
+        if self.name == "MSH" and place <= 2:
+            return [self.raw(place)]
+        return self.raw(place).split(self.text.delimiters.repetition, _MOST_REPETITIONS)[:_MOST_REPETITIONS]
 
-    def get(self, field: int, component: int = 1) -> str:
+    def get(self, place: int, component: int = 1) -> str:
         """The text of a component of a field's first repetition (its first subcomponent), empty if there is none."""
-        return self.part(self.repetitions(field)[0], component)
+        found = self._read.get((place, component))
+        if found is None:
+            found = self._read[place, component] = self.part(self.repetitions(place)[0], component)
+        return found
+
+    def whole(self, place: int) -> str:
+        """The text of a field that has no components and does not repeat."""
+        found = self.raw(place).strip()[:_LONGEST]
+        return "" if found == NULL else self.text.unescape(found).strip()
 
     def part(self, repetition: str, component: int) -> str:
         """The text of one component (its first subcomponent) of a repetition, empty if there is none."""
@@ -118,7 +132,12 @@ class Segment:
         if len(parts) < component:
             return ""
         found = parts[component - 1].partition(one.subcomponent)[0].strip()
-        return "" if found == NULL else self.text.unescape(found).strip()
+        if found == NULL:
+            return ""
+        if len(found) > _LONGEST:
+            # Nothing of use is so long, and whoever looks at what is left of it refuses it as too long.
+            return found[:_LONGEST]
+        return self.text.unescape(found).strip()
 
 
 @dataclass(frozen=True)
@@ -139,6 +158,7 @@ def parse_header(data: bytes) -> Segment:
 
     Raises SyntaxProblem if there is none.
     """
+    data = data.lstrip(b"\r\n")
     if not data.startswith(_HEADER):
         raise SyntaxProblem("the message does not begin with MSH: send one message a frame, and no batch (FHS, BHS)")
     line = re.split(rb"[\r\n]", data, maxsplit=1)[0].decode("ascii", "replace")
@@ -163,6 +183,8 @@ def parse(data: bytes, character_set: str) -> Parsed:
             f"the byte at {error.start} is not in the character set {name}: name the right one in MSH-18"
         ) from None
     lines = [line for line in text.replace("\n", "\r").split("\r") if line.strip()]
+    if len(lines) > MAX_SEGMENTS:
+        raise SyntaxProblem(f"the message has {len(lines)} segments: send at most {MAX_SEGMENTS} a message")
     style = Text(_delimiters(lines[0]), codec)
     return Parsed([_segment(line, style) for line in lines], style)
 
