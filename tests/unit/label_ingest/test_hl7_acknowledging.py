@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from driftloop.common.events import OutcomeReported
-from driftloop.label_ingest.hl7.reading import Rules
+from driftloop.label_ingest.hl7.meaning import Rules
 from driftloop.label_ingest.hl7.receiving import Receiver
 from driftloop.label_ingest.reports import Answer, Rejected
 from tests.support.hl7 import Kept, example, message, result

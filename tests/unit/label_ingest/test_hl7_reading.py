@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.common.events import OutcomeReported
-from driftloop.label_ingest.hl7.reading import (
-    MAX_RESULTS,
-    VERSIONS,
-    Message,
-    Observation,
-    Place,
-    Refused,
-    Rules,
-    read_message,
-)
+from driftloop.label_ingest.hl7.meaning import Message, Observation, Place, Refused, Rules
+from driftloop.label_ingest.hl7.reading import MAX_RESULTS, VERSIONS, read_message
 from driftloop.label_ingest.hl7.syntax import MAX_SEGMENTS
 from driftloop.label_ingest.reports import Rejected
 from tests.support.hl7 import example, message, result

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from driftloop.label_ingest.hl7.reading import Header, Problem
+from driftloop.label_ingest.hl7.meaning import Header, Problem
 
 Acknowledgement = Literal["AA", "AE", "AR"]
 

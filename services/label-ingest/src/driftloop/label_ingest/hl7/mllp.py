@@ -213,15 +213,16 @@ class MllpServer:
             logger.warning("a connection too many is refused", extra={"limit": self._bounds.connections})
             writer.transport.abort()
             return
+        _keep_alive(writer)
         connection = _Connection(reader, writer)
         task = asyncio.get_running_loop().create_task(self._serve(connection))
         self._open[task] = connection
-        metrics.MLLP_CONNECTIONS.set(len(self._open))
+        metrics.MLLP_CONNECTIONS.inc()
         task.add_done_callback(self._closed)
 
     def _closed(self, task: asyncio.Task[None]) -> None:
         del self._open[task]
-        metrics.MLLP_CONNECTIONS.set(len(self._open))
+        metrics.MLLP_CONNECTIONS.dec()
         if not task.cancelled() and (error := task.exception()) is not None:
             # A bug costs its connection only; its text is not logged, for it may quote a message.
             logger.error("a connection failed", extra={"error": type(error).__name__})
@@ -248,6 +249,16 @@ class MllpServer:
         with contextlib.suppress(_Broken):
             await connection.send(answer, self._bounds.message_seconds)
             await connection.linger()
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Have the system notice in two minutes when a client's host is gone: it must not keep its place for an hour."""
+    accepted = writer.get_extra_info("socket")
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        # Not every system has all of them.
+        if (option := getattr(socket, name, None)) is not None:
+            accepted.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _pass_on(stop: threading.Event, loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:

@@ -10,7 +10,8 @@ from driftloop.common import metrics
 from driftloop.common.clock import Clock, utc_now
 from driftloop.common.postgres.pool import is_transient
 from driftloop.label_ingest.hl7.acknowledging import Acknowledgement, acknowledge
-from driftloop.label_ingest.hl7.reading import Header, Message, Problem, Refused, Rules, read_header, read_message
+from driftloop.label_ingest.hl7.meaning import Header, Message, Problem, Refused, Rules
+from driftloop.label_ingest.hl7.reading import read_header, read_message
 from driftloop.label_ingest.reports import Answer, Reports
 
 logger = logging.getLogger(__name__)

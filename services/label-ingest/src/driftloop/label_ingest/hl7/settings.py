@@ -10,8 +10,8 @@ from msgspec import Meta
 
 from driftloop.common.process import listen
 from driftloop.common.settings import SettingsError, variable
+from driftloop.label_ingest.hl7.meaning import Place, Rules
 from driftloop.label_ingest.hl7.mllp import Bounds, MllpServer
-from driftloop.label_ingest.hl7.reading import Place, Rules
 from driftloop.label_ingest.hl7.receiving import Receiver
 from driftloop.label_ingest.hl7.syntax import CHARACTER_SETS
 from driftloop.label_ingest.reports import Reports
