@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from driftloop.common.settings import SettingsError
-from driftloop.label_ingest.hl7.mllp import MllpServer
+from driftloop.label_ingest.hl7.mllp import GRACE_SECONDS, MllpServer
 from driftloop.label_ingest.hl7.settings import MllpSettings, build_mllp
 from tests.support.certificates import Authority, Certified
 from tests.support.hl7 import PATIENCE_SECONDS, Client, Kept, example, framed, message, result, serving
@@ -154,7 +154,7 @@ def test_what_is_not_mllp_is_closed(server: MllpServer) -> None:
 
 def test_a_message_that_is_too_long_is_refused_and_the_connection_closed(kept: Kept) -> None:
     with serving(kept, MllpSettings(mllp_port=0, mllp_max_bytes=2048)) as server, Client(server.port) as client:
-        client.send(framed(HBA1C + b"NTE|1||" + b"x" * 500_000))
+        client.send(framed(HBA1C + b"NTE|1||" + b"x" * 20_000_000))
         assert client.read()[1][1:4] == [
             "AR", "M-1", "the message is longer than 2048 bytes: send fewer results a message"
         ]  # fmt: skip
@@ -213,6 +213,7 @@ def test_a_stop_answers_what_has_begun_and_closes(kept: Kept) -> None:
         assert idle.is_closed()
         kept.may_commit.set()
         assert busy.read()[1][1] == "AA"
+        busy.socket.settimeout(GRACE_SECONDS / 2)
         assert busy.is_closed()
     thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()

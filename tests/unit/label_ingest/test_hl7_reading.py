@@ -314,6 +314,10 @@ def test_segments_end_with_whatever_ends_a_line(ending: str) -> None:
     assert outcome(example("hba1c-final").replace(b"\r", ending.encode())) == outcome(example("hba1c-final"))
 
 
+def test_line_ends_before_the_header_are_no_segment() -> None:
+    assert outcome(b"\r\n" + example("hba1c-final")) == outcome(example("hba1c-final"))
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_versions_from_2_3_to_2_8_2_are_read(version: str) -> None:
     assert outcome(example("hba1c-final").replace(b"|2.5.1", f"|{version}".encode())).value == 7.2
