@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+from driftloop.common.events import OutcomeReported
 from driftloop.common.postgres.pool import open_pool
 from driftloop.devstack import Stack
 from driftloop.devstack.ports import free_port
@@ -46,7 +47,7 @@ def test_every_item_is_answered_in_order(desk: Desk) -> None:
         ("p", "joined"), ("p", "duplicate"), ("q", "superseded"), ("q", "conflict"), ("early", "parked"),
         ("p", "rejected"), ("q", "joined"),
     ]  # fmt: skip
-    assert results[3]["detail"] == "version 5 was reported with both labels: label 1 holds until a newer one"
+    assert results[3]["detail"] == "version 5 was reported with two contents: label 1 holds until a newer one"
     assert results[5]["detail"] == "$[5].label: Expected `int` <= 1"
     assert "detail" not in results[0]
 
@@ -82,7 +83,7 @@ def test_a_thousand_items_are_taken_and_one_more_is_not(desk: Desk) -> None:
     assert response.json()["detail"] == "the list has 1001 outcomes: send at most 1000 a request"
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b'{"prediction_id": "p", "label": NaN}', b'{"label": 1}'])
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b'{"prediction_id": "p", "label": NaN}', b'{"label": 7}'])
 def test_a_body_that_is_refused_says_why_and_leaves_nothing(desk: Desk, body: bytes) -> None:
     response = desk.post(body)
     assert response.status_code == 422
@@ -96,7 +97,7 @@ def test_a_nul_in_a_text_is_a_clean_rejection(desk: Desk) -> None:
     assert result == {
         "prediction_id": "p",
         "status": "rejected",
-        "detail": "$[0].result_id: must not contain the character U+0000",
+        "detail": "result_id: must not contain the characters U+0000 and U+001F",
     }
 
 
@@ -145,7 +146,7 @@ def test_the_summary_counts_each_model_by_itself_and_parked_outcomes_of_all(desk
     desk.take(outcomes=[outcome("also-early"), outcome("early", version=2)])
     assert desk.summary() == {
         "model_name": LOAN.name, "predictions": 2, "outcomes": 1, "labeled": 1, "parked": 2, "conflicts": 0,
-        "shadows": 0, "oldest_parked_at": (START + timedelta(hours=1)).isoformat().replace("+00:00", "Z"),
+        "expired": 0, "shadows": 0, "oldest_parked_at": (START + timedelta(hours=1)).isoformat().replace("+00:00", "Z"),
     }  # fmt: skip
 
 
@@ -161,7 +162,7 @@ def test_the_description_shows_what_to_send(desk: Desk) -> None:
     document = ask(desk.app, "GET", "/openapi.json").json()
     operation = document["paths"]["/v1/outcomes"]["post"]
     one, many = operation["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
-    assert set(one["properties"]) == {"prediction_id", "label", "result_id", "result_version", "observed_at"}
+    assert set(one["properties"]) == set(OutcomeReported.__struct_fields__)
     assert many["maxItems"] == 1000
     assert {"200", "413", "422", "503"} <= set(operation["responses"])
     assert "$defs" not in json.dumps(document)

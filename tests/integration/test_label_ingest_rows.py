@@ -11,8 +11,8 @@ import pytest
 from driftloop.common.events import ShadowScore
 from driftloop.common.rows import Row, validator
 from driftloop.devstack import Stack
-from driftloop.label_ingest.arrow import MEDIA_TYPE
-from driftloop.label_ingest.store import RowQuery, RowVariant, Store, rows_statement
+from driftloop.label_ingest.arrow import MEDIA_TYPES
+from driftloop.label_ingest.reading import Reader, RowQuery, RowVariant, rows_statement
 from driftloop.trainer.label_rows import RowsUnavailable, fetch_rows
 from tests.support.asgi import ask, client_of
 from tests.support.house import House
@@ -37,7 +37,7 @@ def desk(opened_desk: tuple[House, Desk]) -> Desk:
 def table(desk: Desk, **params: str | int) -> pa.Table:
     response = ask(desk.app, "GET", "/v1/rows", params={"model": LOAN.name, **params})
     assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == MEDIA_TYPE
+    assert response.headers["content-type"] == MEDIA_TYPES["arrow"]
     with pa.ipc.open_stream(response.content) as reader:
         return reader.read_all()
 
@@ -89,7 +89,8 @@ def test_the_columns_are_those_of_the_contract(desk: Desk) -> None:
 
 
 def test_a_row_has_its_label_and_when_it_came(desk: Desk) -> None:
-    desk.take([made("p", score=0.75, prediction=True, model_version=3)], [outcome("p", 1), outcome("p", 0, 2)])
+    desk.take([made("p", score=0.75, prediction=True, model_version=3)], [outcome("p", 1)])
+    desk.take(outcomes=[outcome("p", 0, 2)])
     (row,) = table(desk).to_pylist()
     assert row == {
         "prediction_id": "p", "predicted_at": START, "model_version": 3, "variant": "champion", "score": 0.75,
@@ -104,10 +105,10 @@ def test_a_row_without_an_outcome_has_no_label(desk: Desk) -> None:
     assert (row["label"], row["label_revision"], row["labeled_at"]) == (None, None, None)
 
 
-def test_the_newest_come_first_and_of_equal_ones_the_lower_id(desk: Desk) -> None:
+def test_the_newest_come_first_and_of_equal_ones_the_higher_id(desk: Desk) -> None:
     desk.take([made("b", 1), made("z", 0), made("a", 1), made("c", 1), made("new", 2)])
-    assert ids(desk) == ["new", "a", "b", "c", "z"]
-    assert ids(desk, limit=3) == ["new", "a", "b"]
+    assert ids(desk) == ["new", "c", "b", "a", "z"]
+    assert ids(desk, limit=3) == ["new", "c", "b"]
 
 
 def test_since_is_inclusive_and_until_is_not(desk: Desk) -> None:
@@ -145,9 +146,9 @@ def test_shadows_rows_come_in_the_same_order_and_within_the_same_time(desk: Desk
     shadows = (scored(2, 0.75),)
     desk.take([made(name, minute, shadows=shadows) for name, minute in (("b", 1), ("z", 0), ("a", 1), ("new", 2))])
     desk.take([made("other", model_name="diabetes", shadows=shadows), made("none", 3)])
-    assert ids(desk, variant="shadow") == ["new", "a", "b", "z"]
+    assert ids(desk, variant="shadow") == ["new", "b", "a", "z"]
     since, until = ((START + timedelta(minutes=minute)).isoformat() for minute in (1, 2))
-    assert ids(desk, variant="shadow", since=since, until=until) == ["a", "b"]
+    assert ids(desk, variant="shadow", since=since, until=until) == ["b", "a"]
 
 
 def test_rows_of_another_model_are_not_served(desk: Desk) -> None:
@@ -169,7 +170,7 @@ def test_a_value_that_no_longer_fits_its_column_is_missing(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        {"limit": "0"}, {"limit": "1000001"}, {"limit": "many"}, {"labelled": "false"}, {"variant": "all"},
+        {"limit": "0"}, {"limit": "1000001"}, {"limit": "many"}, {"labelled": "maybe"}, {"variant": "all"},
         {"since": "2026-03-01T12:00:00"}, {"since": "yesterday"}, {"until": ""}, {"labeled": "true"},
     ],
 )  # fmt: skip
@@ -189,15 +190,17 @@ def fill(desk: Desk, rows: int) -> None:
     """So many predictions a second apart, every tenth of them labelled."""
     with desk.pool.connection() as connection:
         connection.execute(
-            "INSERT INTO joins (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, "
-            "features, shadows, label, result_version, published_label, label_revision, labeled_at) "
+            "INSERT INTO predictions (prediction_id, model_name, model_version, predicted_at, score, prediction, "
+            "variant, features, shadows) "
             "SELECT 'p-' || n, 'loan', 1, %s::timestamptz + n * interval '1 second', 0.5, true, 'champion', "
             """'{"income": 1, "employment": "retired", "term": 2}', """
-            """CASE WHEN n %% 10 = 5 THEN '[{"model_version": 2, "score": 0.5, "prediction": true}]'::jsonb END, """
-            "CASE WHEN n %% 10 = 0 THEN 1 END, CASE WHEN n %% 10 = 0 THEN 1 END, CASE WHEN n %% 10 = 0 THEN 1 END, "
-            "CASE WHEN n %% 10 = 0 THEN 1 ELSE 0 END, CASE WHEN n %% 10 = 0 THEN now() END "
+            """CASE WHEN n %% 10 = 5 THEN '[{"model_version": 2, "score": 0.5, "prediction": true}]'::jsonb END """
             "FROM generate_series(1, %s) n",
             [START, rows],
+        )
+        connection.execute(
+            "INSERT INTO labels SELECT predicted_at, now(), 1, NULL, 1, false, prediction_id, model_name "
+            "FROM predictions WHERE prediction_id LIKE '%0'"
         )
 
 
@@ -213,7 +216,7 @@ def test_many_rows_are_streamed_whole_and_in_order(desk: Desk) -> None:
 def test_no_more_than_a_batch_is_in_memory(desk: Desk) -> None:
     fill(desk, 5_000)
     with desk.pool.connection() as connection:
-        batches = Store(connection).rows(RowQuery("loan", 5_000), 1_000)
+        batches = Reader(connection).rows(RowQuery("loan", 5_000), 1_000)
         sizes = [len(next(batches)), len(next(batches))]
         batches.close()
     assert sizes == [1_000, 1_000]
@@ -222,8 +225,8 @@ def test_no_more_than_a_batch_is_in_memory(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("labelled", "variant", "index"),
     [
-        ("any", "champion", "joins_by_time"), ("true", "champion", "joins_labeled_by_time"),
-        ("any", "shadow", "joins_with_shadows_by_time"),
+        ("any", "champion", "predictions_other_pkey"), ("true", "champion", "labels_pkey"),
+        ("any", "shadow", "predictions_other_model_name_predicted_at_prediction_id_idx"),
     ],
 )  # fmt: skip
 def test_an_index_serves_the_newest_rows(
@@ -233,7 +236,7 @@ def test_an_index_serves_the_newest_rows(
     house, _ = opened_desk
     query = RowQuery("loan", 1_000, labelled, variant)
     with house.database("label_ingest") as connection:
-        connection.execute("ANALYZE joins")
+        connection.execute("ANALYZE predictions, labels")
         plan = connection.execute(b"EXPLAIN " + rows_statement(query), vars(query)).fetchall()
     text = "\n".join(line for (line,) in plan)
     assert f"using {index}" in text

@@ -84,7 +84,8 @@ class Desk:
         """What the outbox holds, in order."""
         with self.pool.connection() as connection:
             rows = connection.execute("SELECT event_type, value FROM outbox ORDER BY id").fetchall()
-        return [msgspec.json.decode(value, type=EVENT_TYPES[kind]) for kind, value in rows]
+        events = [msgspec.json.decode(value, type=EVENT_TYPES[kind]) for kind, value in rows]
+        return [one for one in events if isinstance(one, PredictionLabeled | LabelRetracted | SubjectErased)]
 
     def published(self) -> list[PredictionLabeled]:
         """The labels in the outbox, in order."""

@@ -36,6 +36,7 @@ from driftloop.common.events import (
     PredictionMade,
     ServedVersion,
     ShadowScore,
+    SubjectErased,
     json_schema,
     type_name,
 )
@@ -66,24 +67,29 @@ events: st.SearchStrategy[Event] = st.one_of(
         PredictionMade,
         prediction_id=ids, model_name=names, model_version=versions, revision=versions, predicted_at=instants,
         features=features, score=shares, prediction=st.booleans(), variant=variants, subject=st.none() | text,
-        shadows=shadows, repeatable_until=st.none() | instants,
+        shadows=shadows, repeatable_until=st.none() | instants, order=st.none() | text,
     ),
     st.builds(
         OutcomeReported,
-        prediction_id=ids, label=labels, result_id=st.none() | text, result_version=versions,
-        observed_at=st.none() | instants,
+        prediction_id=st.none() | ids, label=st.none() | labels, result_id=st.none() | text, result_version=versions,
+        observed_at=st.none() | instants, order_id=st.none() | st.text(min_size=1, max_size=9),
+        value=st.none() | finite, reported_at=st.none() | instants, source=st.none() | text,
     ),
     st.builds(
         PredictionLabeled,
         prediction_id=ids, model_name=names, model_version=versions, predicted_at=instants, features=features,
         score=shares, prediction=st.booleans(), variant=variants, label=labels, previous_label=st.none() | labels,
         label_revision=versions, labeled_at=instants, subject=st.none() | text, shadows=shadows,
+        policy_version=st.none() | versions, delay_seconds=st.none() | finite,
     ),
     st.builds(
         LabelRetracted,
         prediction_id=ids, model_name=names, model_version=versions, predicted_at=instants, score=shares,
         prediction=st.booleans(), variant=variants, previous_label=labels, label_revision=versions,
         retracted_at=instants, subject=st.none() | text,
+    ),
+    st.builds(
+        SubjectErased, subject=st.text(min_size=1, max_size=9), erased_at=instants, predictions=st.integers(0, 9)
     ),
     st.builds(
         DriftDetected,
@@ -136,7 +142,8 @@ def test_an_event_comes_back_as_it_was(event: Event) -> None:
 def test_every_event_type_is_tried_and_named() -> None:
     assert set(EVENT_TYPES) == {
         "driftloop.PredictionMade", "driftloop.OutcomeReported", "driftloop.PredictionLabeled",
-        "driftloop.LabelRetracted", "driftloop.DriftDetected", "driftloop.ModelUpdated", "driftloop.ModelStatus",
+        "driftloop.LabelRetracted", "driftloop.SubjectErased",
+        "driftloop.DriftDetected", "driftloop.ModelUpdated", "driftloop.ModelStatus",
     }  # fmt: skip
 
 

@@ -198,10 +198,14 @@ def test_an_observation_of_no_use_is_ignored() -> None:
     assert (len(read.observations), read.ignored) == (1, 1)
 
 
-def test_a_message_without_any_number_of_use_is_an_error() -> None:
-    error = refused(message(*result("OBX|1|TX|4548-4^^LN||see letter||||||F")))
-    assert error.acknowledgement == "AE"
-    assert "none of the 1 OBX segments" in str(error)
+def test_a_message_without_any_number_of_use_is_well_and_says_nothing() -> None:
+    read = read_message(message(*result("OBX|1|TX|4548-4^^LN||see letter||||||F")), RULES)
+    assert (read.observations, read.ignored) == ((), 1)
+
+
+def test_a_message_without_results_is_an_error() -> None:
+    error = refused(message("PID|1||MRN-1"))
+    assert (error.acknowledgement, "no OBX segment" in str(error)) == ("AE", True)
 
 
 def test_a_message_of_too_many_results_is_an_error() -> None:

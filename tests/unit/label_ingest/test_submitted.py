@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.common.events import OutcomeReported
-from driftloop.label_ingest.submitted import MAX_ITEMS, Rejected, UnreadableBody, read_outcomes
+from driftloop.label_ingest.reports import Rejected
+from driftloop.label_ingest.submitted import MAX_ITEMS, UnreadableBody, read_outcomes
 
 GOOD = b'{"prediction_id": "p-1", "label": 1}'
 
@@ -35,7 +36,11 @@ def test_one_object_is_one_outcome() -> None:
     )
     (outcome,) = read_outcomes(body)
     assert isinstance(outcome, OutcomeReported)
-    assert msgspec.structs.astuple(outcome) == ("p-1", 0, "L-17", 2, datetime(2026, 2, 3, 8, 15, tzinfo=UTC))
+    said = {name: value for name, value in msgspec.structs.asdict(outcome).items() if value is not None}
+    assert said == {
+        "prediction_id": "p-1", "label": 0, "result_id": "L-17", "result_version": 2, "status": "final",
+        "observed_at": datetime(2026, 2, 3, 8, 15, tzinfo=UTC),
+    }  # fmt: skip
 
 
 def test_a_list_is_many() -> None:
@@ -46,17 +51,13 @@ def test_a_list_is_many() -> None:
     ("item", "detail"),
     [
         (b'{"prediction_id": "p", "label": 2}', "$[1].label: Expected `int` <= 1"),
-        (b'{"prediction_id": "p", "label": true}', "$[1].label: Expected `int`, got `bool`"),
-        (b'{"prediction_id": "p", "label": "1"}', "$[1].label: Expected `int`, got `str`"),
-        (b'{"prediction_id": "p", "label": 1.0}', "$[1].label: Expected `int`, got `float`"),
-        (b'{"prediction_id": "p", "label": null}', "$[1].label: Expected `int`, got `null`"),
-        (b'{"prediction_id": "p"}', "$[1]: Object missing required field `label`"),
+        (b'{"prediction_id": "p", "label": true}', "$[1].label: Expected `int | null`, got `bool`"),
+        (b'{"prediction_id": "p", "label": "1"}', "$[1].label: Expected `int | null`, got `str`"),
+        (b'{"prediction_id": "p", "label": 1.0}', "$[1].label: Expected `int | null`, got `float`"),
         (b'{"prediction_id": "p", "label": 1, "lable": 1}', "$[1]: Object contains unknown field `lable`"),
         (b'{"prediction_id": "p", "label": 1, "result_version": 0}', "$[1].result_version: Expected `int` >= 1"),
-        (b'{"prediction_id": "p", "label": 1, "result_id": "a\\u0000"}', "$[1].result_id: must not contain"),
         (b'{"prediction_id": "p", "label": 1, "observed_at": "2026-01-01"}', "$[1].observed_at: Invalid RFC3339"),
         (b'{"prediction_id": "p", "label": 1, "observed_at": "2026-01-01T00:00:00"}', "with a timezone component"),
-        (b'{"prediction_id": "p", "label": 1, "observed_at": "0001-01-01T00:00:00+05:00"}', "between 1900 and 9999"),
     ],
 )
 def test_a_bad_item_names_its_place_its_field_and_the_reason(item: bytes, detail: str) -> None:
@@ -72,7 +73,6 @@ def test_a_bad_item_names_its_place_its_field_and_the_reason(item: bytes, detail
         b"null",
         b"[]",
         b'"p"',
-        b'{"label": 1}',
         b'{"prediction_id": "", "label": 1}',
         b'{"prediction_id": "a\\u0000", "label": 1}',
         b'{"prediction_id": "Jane Doe", "label": 1}',
@@ -110,7 +110,6 @@ def test_a_rejection_is_short_however_long_the_item_is() -> None:
         (b'{"a":' * 200_000, 422, "not JSON"),
         (b'{"prediction_id": "p", "label": 3}', 422, "$.label: Expected `int` <= 1"),
         (b'{"prediction_id": "p", "label": 1, "extra": 1}', 422, "$: Object contains unknown field `extra`"),
-        (b"{}", 422, "$: Object missing required field `prediction_id`"),
         (b"[" + b",".join([GOOD] * (MAX_ITEMS + 1)) + b"]", 413, "the list has 1001 outcomes: send at most 1000"),
     ],
 )

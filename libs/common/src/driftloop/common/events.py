@@ -148,7 +148,7 @@ class SubjectErased(Event, frozen=True, kw_only=True):
     What was made before `erased_at` is meant; aggregates may stay.
     """
 
-    subject: str
+    subject: Annotated[str, Meta(min_length=1, max_length=200)]
     erased_at: Instant
     predictions: Annotated[int, Meta(ge=0)]
 

@@ -26,7 +26,7 @@ OUTCOMES_RESPONSES: Responses = {
     503: {"description": "The database is away; nothing was kept. Try again after `Retry-After` seconds."},
 }
 ROWS_TEXT = (
-    "Newest first, ties by prediction id: the prediction, its label if it has one and a column "
+    "Newest first, of one instant the higher id: the prediction, its label if it has one and a column "
     "`feature.<name>` for each feature of the contract, null where it is missing."
 )
 ROWS_RESPONSES: Responses = {

@@ -103,7 +103,8 @@ class _Come:
         self.rows = rows
         self.decisions: dict[str, Decision] = {}
         self._ids: list[ResultId] = []
-        self._fates: list[Fate] = []
+        # What each version did to its result, and the result after it.
+        self._fates: list[tuple[Fate, Result]] = []
         self._results: dict[ResultId, Result] = {}
         # Results that name an order or a patient and are new or say something else now.
         self._keyed: set[ResultId] = set()
@@ -120,7 +121,7 @@ class _Come:
         by_id: dict[ResultId, list[int]] = {}
         for place, id_ in enumerate(self._ids):
             by_id.setdefault(id_, []).append(place)
-        self._fates = [Fate.HOLDS] * len(versions)
+        self._fates = [(Fate.HOLDS, Result(one)) for one in versions]
         folded = {id_: self._fold(None, versions, places) for id_, places in by_id.items()}
         there = {id_: self._is_there(id_) for id_ in by_id}
         known, fresh = self._store.lock_results(
@@ -139,11 +140,12 @@ class _Come:
         self._results = known
         self._keyed = {id_ for id_ in fresh | changed if id_[0][0] != PREDICTION}
 
-    def _fold(self, result: Result | None, versions: Sequence[Version], places: Sequence[int]) -> Result:
+    def _fold(self, known: Result | None, versions: Sequence[Version], places: Sequence[int]) -> Result:
         for place in places:
-            result, self._fates[place] = take(result, versions[place])
-        assert result is not None
-        return result
+            known, fate = take(known, versions[place])
+            self._fates[place] = fate, known
+        assert known is not None
+        return known
 
     def _is_there(self, id_: ResultId) -> bool:
         key, _result = id_
@@ -243,21 +245,21 @@ class _Come:
 
     def answers(self) -> list[Answer]:
         """What became of each version, in order."""
-        return [self._answer(id_, fate) for id_, fate in zip(self._ids, self._fates, strict=True)]
+        return [self._answer(id_, *fate) for id_, fate in zip(self._ids, self._fates, strict=True)]
 
-    def _answer(self, id_: ResultId, fate: Fate) -> Answer:
-        result, held = self._results[id_], self._results[id_].holds
-        decisions = [self.decisions[one] for one in self._predictions(id_) if one in self.decisions]
-        label = next((one.label for one in decisions if one.label is not None), held.label)
-        holding = "no label" if label is None else f"label {label}"
+    def _answer(self, id_: ResultId, fate: Fate, after: Result) -> Answer:
         if fate is Fate.DUPLICATE:
             return Answer("duplicate")
+        decisions = [self.decisions[one] for one in self._predictions(id_) if one in self.decisions]
+        held = after.holds
         if fate is Fate.SUPERSEDED:
-            return Answer("superseded", f"version {held.version} is known: {holding} holds")
-        if fate is Fate.CONFLICT or any(one.contested for one in decisions):
-            said = f"version {held.version} was reported with two contents" if result.contested else "results disagree"
-            return Answer("conflict", f"{said}: {holding} holds until a newer one")
-        if not result.matched:
+            return Answer("superseded", f"version {held.version} is known: {_holding(held, decisions)}")
+        if fate is Fate.CONFLICT:
+            said = f"version {held.version} was reported with two contents"
+            return Answer("conflict", f"{said}: {_holding(held, decisions)} until a newer one")
+        if any(one.contested for one in decisions):
+            return Answer("conflict", f"results disagree: {_holding(None, decisions)} until a newer one")
+        if not self._results[id_].matched:
             return Answer("parked")
         if held.withdrawn:
             return Answer("retracted")
@@ -276,6 +278,13 @@ class _Come:
     def _predictions(self, id_: ResultId) -> Iterable[str]:
         key, _result = id_
         return [key[1:]] if key[0] == PREDICTION else sorted(self._belongs.get(id_, ()))
+
+
+def _holding(held: Version | None, decisions: Sequence[Decision]) -> str:
+    """Which label holds: that which the result states, or that of its predictions."""
+    stated = None if held is None else held.label
+    label = stated if stated is not None else next((one.label for one in decisions if one.label is not None), None)
+    return "no label holds" if label is None else f"label {label} holds"
 
 
 def _counts(predictions: Sequence[PredictionMade], versions: Sequence[Version]) -> Counter[str]:

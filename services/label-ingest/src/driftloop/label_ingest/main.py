@@ -22,6 +22,7 @@ from driftloop.common.tracing import start_tracing
 from driftloop.label_ingest.admission import admit
 from driftloop.label_ingest.api import create_app
 from driftloop.label_ingest.domain.outcomes import Terms
+from driftloop.label_ingest.hl7.settings import build_mllp
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.settings import Settings
 from driftloop.label_ingest.upkeep import Upkeep
@@ -76,6 +77,9 @@ def build(settings: Settings) -> Service:
         producer=producer,
         after_commit=intake.committed,
     )
+    # The last, for it listens at once.
+    mllp = build_mllp(settings, intake, terms.analytes)
+    ready = dict(consumer_checks(pool, producer, consumer))
     return Service(
         name=NAME,
         host=settings.host,
@@ -96,9 +100,9 @@ def build(settings: Settings) -> Service:
             access,
             build_rate_limit(settings),
         ),
-        workers=(consumer, drainer, upkeep, *access.workers),
+        workers=(consumer, drainer, upkeep, *access.workers, *([] if mllp is None else [mllp])),
         notes={"access": access.note},
-        ready=consumer_checks(pool, producer, consumer),
+        ready=ready if mllp is None else ready | {"mllp": mllp.problem},
         closers=(lambda: producer.close(5), reading.close, pool.close),
     )
 

@@ -133,7 +133,7 @@ class Reader:
         self._connection = connection
 
     def rows(self, query: RowQuery, batch_size: int) -> Generator[list[StoredRow], None, None]:
-        """The rows newest first, ties by id, in batches; the server keeps what has not been fetched.
+        """The rows newest first, of one instant the higher id, in batches; the server keeps what has not been fetched.
 
         Close it before its transaction ends.
         """
@@ -173,6 +173,6 @@ def rows_statement(query: RowQuery) -> bytes:
     )
     statement += _BETWEEN.format(table=table)
     statement += " AND p.shadows IS NOT NULL" if shadow else " AND p.variant = %(variant)s"
-    statement += f"\nORDER BY {table}.predicted_at DESC, {table}.prediction_id"
+    statement += f"\nORDER BY {table}.predicted_at DESC, {table}.prediction_id DESC"
     statement += ", s.model_version" if shadow else ""
     return (statement + " LIMIT %(limit)s").encode()

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from driftloop.common.access.settings import AccessSettings
 from driftloop.common.settings import Secret
+from driftloop.label_ingest.hl7.settings import MllpSettings
 
 
-class Settings(AccessSettings, frozen=True, kw_only=True):
+class Settings(MllpSettings, frozen=True, kw_only=True):
     """What label-ingest is told from outside. See the README for each variable."""
 
     kafka_bootstrap_servers: str

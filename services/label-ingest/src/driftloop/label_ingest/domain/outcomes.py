@@ -25,6 +25,11 @@ class Terms:
     policies: Mapping[str, Labels]
     pseudonym_key: bytes | None = None
 
+    @property
+    def analytes(self) -> frozenset[str]:
+        """The LOINC codes that any policy reads."""
+        return frozenset(code for one in self.policies.values() for test in one.tests for code in test.loinc)
+
 
 def outcome_problem(event: OutcomeReported, terms: Terms, now: datetime) -> str | None:
     """Why an outcome can never count, or None: `field: reason`. The text holds no value of it."""

@@ -22,9 +22,9 @@ def read_message(data: bytes, rules: Rules) -> Message:
     zone = _time_zone(parsed.header, header, rules)
     found = [(group, *one) for group in _groups(parsed) for one in group.observations]
     speaking = [one for one in found if speaks(one[2], one[0], rules)]
-    if not speaking:
-        text = f"none of the {len(found)} OBX segments holds a number whose LOINC code is of use here"
-        raise Refused(header, "AE", Problem(101, text, "OBX", 1, 3))
+    # One whose results are all of no use here is well: a laboratory sends what it has, and would send it for ever.
+    if not found:
+        raise Refused(header, "AE", Problem(100, "the message has no OBX segment, and so no result", "OBX"))
     if len(speaking) > MAX_RESULTS:
         text = f"the message has {len(speaking)} results: send at most {MAX_RESULTS} a message"
         raise Refused(header, "AE", Problem(207, text))

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-import msgspec
 from msgspec import Meta
 
+from driftloop.common.access.settings import AccessSettings
 from driftloop.common.process import listen
 from driftloop.common.settings import SettingsError, variable
 from driftloop.label_ingest.hl7.meaning import Place, Rules
@@ -17,7 +17,8 @@ from driftloop.label_ingest.hl7.syntax import CHARACTER_SETS
 from driftloop.label_ingest.reports import Reports
 
 
-class MllpSettings(msgspec.Struct, frozen=True, kw_only=True):
+# A settings type has one base: these go on from who may call.
+class MllpSettings(AccessSettings, frozen=True, kw_only=True):
     """How laboratories reach label-ingest by HL7 v2. A service's settings inherit these; without a port it is off."""
 
     mllp_port: Annotated[int, Meta(ge=0, le=65535)] | None = None

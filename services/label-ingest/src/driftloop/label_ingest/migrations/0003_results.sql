@@ -18,7 +18,7 @@ CREATE TABLE predictions (
 ) PARTITION BY RANGE (predicted_at);
 -- What is older or newer than the months that are kept ready.
 CREATE TABLE predictions_other PARTITION OF predictions DEFAULT;
-CREATE INDEX predictions_with_shadows ON predictions (model_name, predicted_at DESC, prediction_id)
+CREATE INDEX predictions_with_shadows ON predictions (model_name, predicted_at, prediction_id)
     WHERE shadows IS NOT NULL;
 
 INSERT INTO predictions SELECT predicted_at, score, model_version, prediction, prediction_id, model_name, variant,
