@@ -81,7 +81,8 @@ def test_a_malformed_outcome_becomes_a_dead_letter_and_the_consumer_goes_on(hous
     bad = {
         b"not json": "value",
         b'{"prediction_id": "p", "label": 2}': "schema",
-        b'{"prediction_id": "p"}': "schema",
+        b'{"prediction_id": "p"}': "handler",
+        b'{"label": 1}': "handler",
         b'{"prediction_id": "p", "label": 1, "result_id": "\\u0000"}': "handler",
         b'{"prediction_id": "p", "label": 1, "observed_at": "1200-01-01T00:00:00Z"}': "handler",
         b"\xff": "value",
@@ -118,7 +119,7 @@ def test_two_replicas_that_are_killed_in_mid_stream_publish_each_label_once(hous
 
     def labeled(at_least: int) -> bool:
         with house.database("label_ingest") as connection:
-            row = connection.execute("SELECT count(*) FROM joins WHERE label_revision > 0").fetchone()
+            row = connection.execute("SELECT count(label) FROM labels").fetchone()
         return row is not None and row[0] >= at_least
 
     wait_until(lambda: labeled(100), "some labels")
@@ -134,7 +135,7 @@ def test_two_replicas_that_are_killed_in_mid_stream_publish_each_label_once(hous
 
     def settled() -> bool:
         with house.database("label_ingest") as connection:
-            row = connection.execute("SELECT sum(1 - label), (SELECT count(*) FROM outbox) FROM joins").fetchone()
+            row = connection.execute("SELECT sum(1 - label), (SELECT count(*) FROM outbox) FROM labels").fetchone()
         return row == (len(ids[::4]), 0)
 
     wait_until(settled, "amendments and an empty outbox", 60)
@@ -169,8 +170,9 @@ def test_readers_that_go_away_in_mid_stream_keep_no_connection(house: House) -> 
     process.wait_ready()
     with house.database("label_ingest") as connection:
         connection.execute(
-            "INSERT INTO joins (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, "
-            "features) SELECT 'p-' || n, 'loan', 1, now(), 0.5, true, 'champion', '{}' FROM generate_series(1, 60000) n"
+            "INSERT INTO predictions (prediction_id, model_name, model_version, predicted_at, score, prediction, "
+            "variant, features) SELECT 'p-' || n, 'loan', 1, now(), 0.5, true, 'champion', '{}' "
+            "FROM generate_series(1, 60000) n"
         )
     for _ in range(6):
         with httpx.stream("GET", f"{url}/v1/rows", params={"model": "loan", "limit": 60_000}) as response:

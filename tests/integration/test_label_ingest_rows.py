@@ -125,10 +125,10 @@ def scored(version: int, score: float) -> ShadowScore:
 def test_each_variant_is_served_by_itself(desk: Desk) -> None:
     champion = made("p", shadows=(scored(3, 0.25), scored(2, 0.9)))
     desk.take([champion, made("q", variant="canary"), made("r", shadows=(scored(2, 0.75),))], [outcome("p")])
-    assert ids(desk) == ["p", "r"]
+    assert ids(desk) == ["r", "p"]
     assert ids(desk, variant="canary") == ["q"]
-    assert ids(desk, variant="shadow") == ["p", "p", "r"]
-    assert ids(desk, variant="shadow", limit=2) == ["p", "p"]
+    assert ids(desk, variant="shadow") == ["r", "p", "p"]
+    assert ids(desk, variant="shadow", limit=2) == ["r", "p"]
     assert ids(desk, variant="shadow", labelled="true") == ["p", "p"]
 
 

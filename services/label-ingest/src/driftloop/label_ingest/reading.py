@@ -23,14 +23,17 @@ CROSS JOIN LATERAL jsonb_to_recordset(p.shadows) AS s (model_version int, score 
 _BETWEEN = """{table}.model_name = %(model)s
     AND {table}.predicted_at >= coalesce(%(since)s::timestamptz, '-infinity')
     AND {table}.predicted_at < coalesce(%(until)s::timestamptz, 'infinity')"""
-# Labels lag by weeks: the newest labelled rows are found by the label, all others by the prediction.
+# Labels lag by weeks: the newest labelled rows are found by the label, all others by the prediction. The other half is
+# looked up row by row (OFFSET 0 sees to that), whatever the planner thinks of it: it takes the parts of a key for
+# independent of each other, expects next to no rows, and would rather read all of both tables.
+_SAME = "(x.model_name, x.predicted_at, x.prediction_id) = ({by}.model_name, {by}.predicted_at, {by}.prediction_id)"
 _BY_LABEL = """
 FROM labels AS l
-JOIN predictions AS p USING (model_name, predicted_at, prediction_id){shadows}
+CROSS JOIN LATERAL (SELECT * FROM predictions AS x WHERE {same} OFFSET 0) AS p{shadows}
 WHERE l.label IS NOT NULL AND """
 _BY_PREDICTION = """
 FROM predictions AS p
-LEFT JOIN labels AS l USING (model_name, predicted_at, prediction_id){shadows}
+LEFT JOIN LATERAL (SELECT * FROM labels AS x WHERE {same} OFFSET 0) AS l ON true{shadows}
 WHERE {unlabelled}"""
 
 _SUMMARY = """
@@ -168,6 +171,7 @@ def rows_statement(query: RowQuery) -> bytes:
     table = "l" if query.labelled == "true" else "p"
     statement = "SELECT " + _COLUMNS.format(**(_SHADOW if shadow else _PLAIN))
     statement += source.format(
+        same=_SAME.format(by=table),
         shadows=_SHADOWS if shadow else "",
         unlabelled="l.label IS NULL AND " if query.labelled == "false" else "",
     )

@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 import msgspec
-from psycopg import Connection
+from psycopg import Connection, Cursor
+from psycopg.abc import Params
 from psycopg.errors import UniqueViolation
 from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
 
 from driftloop.common.events import FeatureValue, PredictionMade, Shadows, Variant
 from driftloop.label_ingest.domain.labels import Published
@@ -183,6 +185,10 @@ class Store:
         assert connection.info.transaction_status is not TransactionStatus.IDLE
         self._connection = connection
 
+    def _do(self, statement: LiteralString | bytes, parameters: Params) -> Cursor[TupleRow]:
+        # A plan that is kept was made when the tables were smaller.
+        return self._connection.execute(statement, parameters, prepare=False)
+
     # --- locking
 
     def lock_keys(self, results: Mapping[str, int]) -> dict[str, Key]:
@@ -203,12 +209,12 @@ class Store:
         return self._lock_keys(results)
 
     def _keys_there(self, keys: Iterable[str]) -> dict[str, Key]:
-        rows = self._connection.execute(_KEYS_THERE, [_json(list(keys))]).fetchall()
+        rows = self._do(_KEYS_THERE, [_json(list(keys))]).fetchall()
         return {key: Key(*rest) for key, *rest in rows}
 
     def _lock_keys(self, results: Mapping[str, int]) -> dict[str, Key]:
         rows = [_KeyRow(key, count) for key, count in results.items()]
-        found = self._connection.execute(_LOCK_KEYS, [_json(rows)]).fetchall()
+        found = self._do(_LOCK_KEYS, [_json(rows)]).fetchall()
         return {key: Key(*rest) for key, *rest in found}
 
     def lock(self, predictions: Mapping[str, PredictionMade], others: Iterable[str]) -> dict[str, Join]:
@@ -239,7 +245,7 @@ class Store:
     def _lock(self, rows: Sequence[object]) -> dict[str, Join]:
         if not rows:
             return {}
-        found = self._connection.execute(_LOCK, [_json(rows)]).fetchall()
+        found = self._do(_LOCK, [_json(rows)]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half), fresh) for id_, fresh, *half in found}
 
     def _write(self, new: Mapping[str, PredictionMade | None]) -> None:
@@ -265,18 +271,18 @@ class Store:
 
     def lock_joins(self, ids: Iterable[str]) -> dict[str, Join]:
         """Join rows of ids that are there, locked in their order."""
-        rows = self._connection.execute(_JOINS_THERE, [_json(list(ids))]).fetchall()
+        rows = self._do(_JOINS_THERE, [_json(list(ids))]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half)) for id_, *half in rows}
 
     def labels(self, predictions: Mapping[str, Taken]) -> dict[str, Known]:
         """What is known of those that have had results. Their join rows are locked."""
-        rows = self._connection.execute(_LABELS, [_places(predictions)]).fetchall()
+        rows = self._do(_LABELS, [_places(predictions)]).fetchall()
         return {id_: Known(Published(label, revision), contested) for id_, label, revision, contested in rows}
 
     def lock_results(self, come: Iterable[Result], now: datetime) -> tuple[dict[ResultId, Result], set[ResultId]]:
         """Results by id, locked; those that are new are written, and their ids told."""
         rows = [_row(one) for one in come]
-        found = self._connection.execute(_LOCK_RESULTS.encode(), [now, _json(rows)]).fetchall()
+        found = self._do(_LOCK_RESULTS.encode(), [now, _json(rows)]).fetchall()
         known = {(row[0], row[1]): _result(row[:-1]) for row in found}
         return known, {(row[0], row[1]) for row in found if row[-1]}
 
@@ -284,7 +290,7 @@ class Store:
         """The results that name any of these orders and patients, alone or as a patient beside an order, locked."""
         wanted = list(keys)
         subjects = [key[1:] for key in wanted if key[0] == "s"]
-        rows = self._connection.execute(
+        rows = self._do(
             f"SELECT {_VERSION}, contested, matched FROM results "  # noqa: S608
             f"WHERE key = {_ANY} OR subject = {_ANY} ORDER BY key, result FOR UPDATE".encode(),
             [_json(wanted), _json(subjects)],
@@ -295,13 +301,13 @@ class Store:
 
     def candidates(self, orders: Iterable[str], subjects: Iterable[str]) -> list[Candidate]:
         """The predictions of orders and of patients."""
-        rows = self._connection.execute(_CANDIDATES, [_json(list(orders)), _json(list(subjects))]).fetchall()
+        rows = self._do(_CANDIDATES, [_json(list(orders)), _json(list(subjects))]).fetchall()
         return [Candidate(*row) for row in rows]
 
     def matches(self, results: Iterable[ResultId]) -> set[Match]:
         """Which predictions the results belonged to up to now."""
         keys, names = _columns(results, 2)
-        rows = self._connection.execute(
+        rows = self._do(
             "SELECT m.prediction_id, m.key, m.result FROM unnest(%s::text[], %s::text[]) AS n (key, result) "
             "JOIN matches AS m USING (key, result)",
             [keys, names],
@@ -312,20 +318,18 @@ class Store:
         """Have results belong to other predictions."""
         gone, come = list(gone), list(come)
         if gone:
-            self._connection.execute(
+            self._do(
                 "DELETE FROM matches AS m USING unnest(%s::text[], %s::text[], %s::text[]) AS n (id, key, result) "
                 "WHERE (m.prediction_id, m.key, m.result) = (n.id, n.key, n.result)",
                 _columns(gone, 3),
             )
         if come:
-            self._connection.execute(
-                "INSERT INTO matches SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])", _columns(come, 3)
-            )
+            self._do("INSERT INTO matches SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])", _columns(come, 3))
 
     def results_of(self, ids: Iterable[str]) -> dict[str, list[Result]]:
         """All results of predictions, by prediction id. Their join rows are locked."""
         wanted = list(ids)
-        rows = self._connection.execute(
+        rows = self._do(
             f"SELECT substr(key, 2), {_VERSION}, contested, matched FROM results "  # noqa: S608
             f"WHERE key = {_ANY} UNION ALL SELECT m.prediction_id, {_R_VERSION}, r.contested, r.matched "
             f"FROM matches AS m JOIN results AS r USING (key, result) WHERE m.prediction_id = {_ANY}".encode(),
@@ -342,11 +346,11 @@ class Store:
         """Write results that are locked."""
         rows = [_row(one) for one in changed]
         if rows:
-            self._connection.execute(_SAVE_RESULTS.encode(), [_json(rows)])
+            self._do(_SAVE_RESULTS.encode(), [_json(rows)])
 
     def unpark(self, ids: Iterable[str]) -> None:
         """Say that the predictions which results named by id are there now."""
-        self._connection.execute(_UNPARK, [_json(["p" + id_ for id_ in ids])])
+        self._do(_UNPARK, [_json(["p" + id_ for id_ in ids])])
 
     def save(self, changed: Mapping[str, Saved], now: datetime) -> None:
         """Write what results make of predictions whose join rows are locked."""
@@ -358,11 +362,11 @@ class Store:
             for id_, one in changed.items()
         ]  # fmt: skip
         if rows:
-            self._connection.execute(_SAVE, {"now": now, "rows": _json(rows)})
+            self._do(_SAVE, {"now": now, "rows": _json(rows)})
 
     def predictions(self, wanted: Mapping[str, Taken]) -> dict[str, StoredPrediction]:
         """Predictions as they were logged, by id."""
-        rows = self._connection.execute(
+        rows = self._do(
             "SELECT prediction_id, model_name, p.model_version, predicted_at, p.score, p.prediction, p.variant, "
             "p.subject, p.shadows, p.features::text "
             "FROM json_to_recordset(%s::json) AS n (model_name text, predicted_at timestamptz, prediction_id text) "
