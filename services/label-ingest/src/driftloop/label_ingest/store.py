@@ -5,6 +5,7 @@ Everyone takes locks in this order, each kind by its key: keys, join rows that a
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, LiteralString
 
 import msgspec
@@ -34,6 +35,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 # How often rows are looked for, and those that are not there written, before they are written one by one. Each time
 # somebody else has made some of them.
 TRIES = 50
+COPIED_LINES = 200
 
 # One of the texts in a JSON array.
 _ANY = "ANY(ARRAY(SELECT json_array_elements_text(%s::json)))"
@@ -264,10 +266,15 @@ class Store:
         )
 
     def _copy(self, table: LiteralString, lines: Iterable[str]) -> None:
-        text = "".join(lines)
-        if text:
-            with self._connection.cursor().copy("COPY " + table + " FROM STDIN") as copy:
-                copy.write(text)
+        """Write lines of COPY's text format; while the server takes some, the next ones are made."""
+        left = iter(lines)
+        some = list(islice(left, COPIED_LINES))
+        if not some:
+            return
+        with self._connection.cursor().copy("COPY " + table + " FROM STDIN") as copy:
+            while some:
+                copy.write("".join(some))
+                some = list(islice(left, COPIED_LINES))
 
     def lock_joins(self, ids: Iterable[str]) -> dict[str, Join]:
         """Join rows of ids that are there, locked in their order."""
