@@ -1,0 +1,167 @@
+"""Whatever arrives, in whatever order, at once or twice: the labels are those that a simple account of all of it says.
+
+`DRIFTLOOP_TEST_HISTORIES=20000` tries so many histories instead of a few; a failure names its seed.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from driftloop.common.events import LabelRetracted, PredictionLabeled
+from driftloop.common.postgres.outbox import emit
+from driftloop.common.pseudonyms import order_pseudonym, pseudonym
+from driftloop.devstack import Stack
+from driftloop.label_ingest import handlers
+from driftloop.label_ingest.domain.outcomes import version_of
+from driftloop.label_ingest.store import Store
+from tests.support.house import House
+from tests.support.label_histories import CONTRACTS, POLICIES, Batch, History, history, verdict
+from tests.support.label_ingest import PSEUDONYM_KEY, Desk, opened
+from tests.support.predictions import START
+from tests.support.reference_labels import Name, Truth, truth
+
+HISTORIES = int(os.environ.get("DRIFTLOOP_TEST_HISTORIES", "60"))
+FIRST = int(os.environ.get("DRIFTLOOP_TEST_FIRST_HISTORY", "0"))
+PIECES = 4
+
+
+@pytest.fixture(scope="module")
+def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
+    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
+        yield both
+
+
+@pytest.fixture
+def desk(opened_desk: tuple[House, Desk]) -> Desk:
+    return Desk(opened_desk[1].pool, now=START.replace(year=START.year + 1), contracts=CONTRACTS)
+
+
+class _Crash(Exception):
+    """The process ends between the join and the commit."""
+
+
+def deliver(desk: Desk, batch: Batch) -> None:
+    """A batch arrives; of two transactions that wait for each other the server ends one, which comes again."""
+    while True:
+        try:
+            with desk.pool.connection() as connection, connection.transaction():
+                handlers.join(
+                    Store(connection), lambda events: emit(connection, events), desk.now, desk.terms.policies,
+                    batch.predictions, [version_of(one, desk.terms) for one in batch.reports], {},
+                )  # fmt: skip
+                if batch.lost:
+                    raise _Crash
+        except psycopg.errors.DeadlockDetected:
+            continue
+        except _Crash:
+            pass
+        return
+
+
+def live(desk: Desk, lived: History) -> None:
+    """Let it all arrive, on an empty desk."""
+    desk.clear()
+    for one in lived.reports:
+        assert desk.intake.problem(one) is None
+    with ThreadPoolExecutor(4) as threads:
+        for batches in lived.rounds:
+            list(threads.map(lambda batch: deliver(desk, batch), batches))
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was published of a prediction: (label, the label before, revision), in order."""
+
+    chapters: tuple[tuple[int | None, int | None, int], ...]
+
+    def is_whole(self) -> bool:
+        """Whether revisions have no gap, and each label before is the one before."""
+        before = None
+        for place, (label, previous, revision) in enumerate(self.chapters, start=1):
+            if revision != place or previous != before or label == before:
+                return False
+            before = label
+        return True
+
+    @property
+    def end(self) -> int | None:
+        """The label that a reader of the topic holds."""
+        return self.chapters[-1][0] if self.chapters else None
+
+
+def stories(desk: Desk) -> dict[str, Story]:
+    """What the outbox tells of each prediction."""
+    found: dict[str, list[tuple[int | None, int | None, int]]] = defaultdict(list)
+    for event in desk.events():
+        if isinstance(event, PredictionLabeled):
+            found[event.prediction_id].append((event.label, event.previous_label, event.label_revision))
+        elif isinstance(event, LabelRetracted):
+            found[event.prediction_id].append((None, event.previous_label, event.label_revision))
+    return {id_: Story(tuple(chapters)) for id_, chapters in found.items()}
+
+
+def query(desk: Desk, statement: str) -> list[tuple[Any, ...]]:
+    with desk.pool.connection() as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+def key_of(name: Name) -> tuple[str, str]:
+    """Where the table `results` has a result."""
+    kind, named, source, result_id = name
+    keys = {
+        "prediction": "p" + named,
+        "order": "o" + order_pseudonym(PSEUDONYM_KEY, named),
+        "patient": "s" + pseudonym(PSEUDONYM_KEY, named),
+    }
+    return keys[kind], f"{source}\x1f{result_id}"
+
+
+def expected(desk: Desk, lived: History) -> Truth:
+    """The truth about a history. Which try of a prediction came first is the one thing that arrival decides."""
+    kept = {(id_, at) for id_, at in query(desk, "SELECT prediction_id, predicted_at FROM predictions")}
+    predictions = [
+        one for tried in lived.tries.values() for one in tried if (one.prediction_id, one.predicted_at) in kept
+    ]
+    assert sorted(one.prediction_id for one in predictions) == sorted(lived.tries) and len(kept) == len(predictions)
+    return truth(
+        [(one, lived.patients[one.prediction_id], lived.orders[one.prediction_id]) for one in predictions],
+        lived.reports, POLICIES, verdict,
+    )  # fmt: skip
+
+
+def check(desk: Desk, lived: History) -> None:
+    """Compare all that the service keeps and tells with the truth."""
+    real = expected(desk, lived)
+    kept = {id_: rest for id_, *rest in query(desk, "SELECT prediction_id, label, contested, revision FROM labels")}
+    assert {id_: kept[id_][0] if id_ in kept else None for id_ in lived.tries} == real.labels
+    assert {id_: kept[id_][1] if id_ in kept else False for id_ in lived.tries} == real.contested
+    told = stories(desk)
+    assert all(story.is_whole() for story in told.values()), told
+    assert {id_: told[id_].end if id_ in told else None for id_ in lived.tries} == real.labels
+    assert {id_: len(story.chapters) for id_, story in told.items()} == {
+        id_: revision for id_, (_, _, revision) in kept.items() if revision
+    }
+    flags = {(key, result): matched for key, result, matched in query(desk, "SELECT key, result, matched FROM results")}
+    assert flags == {key_of(name): bool(ids) for name, ids in real.belongs.items()}
+    matches = set(query(desk, "SELECT prediction_id, key, result FROM matches"))
+    assert matches == {
+        (id_, *key_of(name)) for name, ids in real.belongs.items() for id_ in ids if name[0] != "prediction"
+    }
+
+
+@pytest.mark.timeout(max(120, HISTORIES))
+@pytest.mark.parametrize("piece", range(PIECES))
+def test_labels_are_what_the_results_say_however_they_arrive(desk: Desk, piece: int) -> None:
+    for seed in range(FIRST + piece, FIRST + HISTORIES, PIECES):
+        lived = history(seed)
+        live(desk, lived)
+        try:
+            check(desk, lived)
+        except AssertionError as error:
+            raise AssertionError(f"history {seed} ended otherwise") from error

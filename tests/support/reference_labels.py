@@ -1,0 +1,140 @@
+"""What labels are to be, computed anew from all that was ever said: the join's tests compare the service with it.
+
+It is written from the documents alone, and knows nothing of how the service goes about it: no order of arrival, no
+batches, no row that changes. Slow and short on purpose.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from driftloop.common.contract import Labels
+from driftloop.common.events import OutcomeReported, PredictionMade
+
+# Earlier than any time that was said, in place of one that was not.
+UNSAID = datetime(1, 1, 1, tzinfo=UTC)
+STAGES = ["preliminary", "final", "corrected", "cancelled", "entered-in-error"]
+
+# What a result is: which of prediction, order and patient it names, that name, its source and its id.
+Name = tuple[str, str, str, str]
+# Whether a measurement is abnormal for a model; None where its policy does not read it.
+Verdict = Callable[[str, OutcomeReported], bool | None]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What results are and make: the label and whether it is contested, by prediction id, and who belongs to what."""
+
+    labels: Mapping[str, int | None]
+    contested: Mapping[str, bool]
+    belongs: Mapping[Name, frozenset[str]]
+
+
+def name_of(report: OutcomeReported) -> Name:
+    """Which result a report is about."""
+    own = (report.source or "", report.result_id or "")
+    if report.prediction_id is not None:
+        return ("prediction", report.prediction_id, *own)
+    if report.order_id is not None:
+        return ("order", report.order_id, *own)
+    return ("patient", report.patient_id or "", *own)
+
+
+def truth(
+    predictions: Sequence[tuple[PredictionMade, str | None, str | None]],
+    reports: Iterable[OutcomeReported],
+    policies: Mapping[str, Labels],
+    verdict: Verdict,
+) -> Truth:
+    """The labels of predictions, each given with its patient and its order, that all the reports make together."""
+    versions: dict[Name, list[OutcomeReported]] = {}
+    for report in reports:
+        versions.setdefault(name_of(report), []).append(report)
+    held = {name: _newest(said) for name, said in versions.items()}
+    belongs = {name: _belonging(one, predictions, policies, verdict) for name, (one, _) in held.items()}
+    labels: dict[str, int | None] = {}
+    contested: dict[str, bool] = {}
+    for made, _patient, _order in predictions:
+        own = {name: held[name] for name in held if made.prediction_id in belongs[name]}
+        labels[made.prediction_id], contested[made.prediction_id] = _label(made.model_name, own, policies, verdict)
+    return Truth(labels, contested, belongs)
+
+
+def _newest(said: Sequence[OutcomeReported]) -> tuple[OutcomeReported, bool]:
+    """The report that holds, and whether its version was reported with two contents."""
+
+    def age(one: OutcomeReported) -> tuple[int, datetime, int]:
+        return one.result_version, one.reported_at or UNSAID, STAGES.index(one.status)
+
+    newest = [one for one in said if age(one) == max(map(age, said))]
+    contents = {(one.label, one.analyte, one.value, one.unit, one.comparator) for one in newest}
+    holds = max(newest, key=lambda one: (one.observed_at or UNSAID, one.label or 0, one.value or 0))
+    return holds, len(contents) > 1
+
+
+def _belonging(
+    report: OutcomeReported,
+    predictions: Sequence[tuple[PredictionMade, str | None, str | None]],
+    policies: Mapping[str, Labels],
+    verdict: Verdict,
+) -> frozenset[str]:
+    """The predictions that a result proves: the one it names, or those of its order, or of its patient."""
+    if report.prediction_id is not None:
+        return frozenset(made.prediction_id for made, _, _ in predictions if made.prediction_id == report.prediction_id)
+    meant = [
+        (made, patient, order)
+        for made, patient, order in predictions
+        if report.model_name in (None, made.model_name)
+        and (report.analyte is None or verdict(made.model_name, report) is not None)
+    ]
+    of_order = frozenset(
+        made.prediction_id for made, _, order in meant if order is not None and order == report.order_id
+    )
+    if of_order or report.patient_id is None or report.observed_at is None:
+        return of_order
+    found: set[str] = set()
+    for model in {made.model_name for made, _, _ in meant}:
+        policy = policies[model]
+        oldest = report.observed_at - timedelta(days=policy.match_within_days)
+        near = [
+            (made.predicted_at, made.prediction_id)
+            for made, patient, _ in meant
+            if made.model_name == model
+            and patient == report.patient_id
+            and oldest <= made.predicted_at <= report.observed_at
+        ]
+        if near:
+            found |= {id_ for _, id_ in near} if policy.match == "all" else {max(near)[1]}
+    return frozenset(found)
+
+
+def _label(
+    model: str, results: Mapping[Name, tuple[OutcomeReported, bool]], policies: Mapping[str, Labels], verdict: Verdict
+) -> tuple[int | None, bool]:
+    final = {name: one for name, one in results.items() if one[0].status in ("final", "corrected")}
+    stated = [(one, *name[2:], twice) for name, (one, twice) in final.items() if one.label is not None]
+    if stated:
+        winner = max(
+            stated,
+            key=lambda one: (
+                one[0].observed_at or UNSAID, one[0].result_version, one[0].reported_at or UNSAID, *one[1:3],
+                one[0].label,
+            ),
+        )[0]  # fmt: skip
+        return winner.label, any(twice or one.label != winner.label for one, _, _, twice in stated)
+    read = sorted(
+        (one.observed_at or UNSAID, *name[2:], *name[:2], abnormal)
+        for name, (one, _) in final.items()
+        if (abnormal := verdict(model, one)) is not None
+    )
+    if not read:
+        return None, False
+    contested = any(twice for _, twice in final.values())
+    abnormal_at = [one[0] for one in read if one[-1]]
+    policy = policies[model]
+    if policy.decide == "single":
+        return int(bool(abnormal_at)), contested
+    within = timedelta(days=policy.confirm_within_days)
+    if any(abs(one - other) <= within for i, one in enumerate(abnormal_at) for other in abnormal_at[:i]):
+        return 1, contested
+    return (0 if not read[-1][-1] else None), contested
