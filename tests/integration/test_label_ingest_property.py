@@ -128,7 +128,8 @@ def expected(desk: Desk, lived: History) -> Truth:
     predictions = [
         one for tried in lived.tries.values() for one in tried if (one.prediction_id, one.predicted_at) in kept
     ]
-    assert sorted(one.prediction_id for one in predictions) == sorted(lived.tries) and len(kept) == len(predictions)
+    assert sorted(one.prediction_id for one in predictions) == sorted(lived.tries)
+    assert len(kept) == len(predictions)
     return truth(
         [(one, lived.patients[one.prediction_id], lived.orders[one.prediction_id]) for one in predictions],
         lived.reports, POLICIES, verdict,

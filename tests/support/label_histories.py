@@ -1,4 +1,4 @@
-"""Random histories of a laboratory: predictions, results in all their versions, and the ways in which they may arrive."""
+"""Random histories: predictions, what laboratories say of them in all its versions, and ways in which it arrives."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -137,16 +137,25 @@ def _versions(rng: random.Random, number: int, ids: Sequence[str]) -> list[Outco
     if "patient" in kind:
         names["patient_id"] = rng.choice(["ann", "bob", "eve"])
     stated = rng.random() < 0.4
-    return [
-        OutcomeReported(
-            **names,
-            **_content(rng, stated),
-            result_version=rng.randint(1, 3),
-            reported_at=rng.choice([None, _day(rng), _day(rng)]),
-            observed_at=_day(rng, 45),
-        )
-        for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))
-    ]
+    return [_version(rng, names, stated) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
+
+
+def _version(rng: random.Random, names: Mapping[str, Any], stated: bool) -> OutcomeReported:
+    one = OutcomeReported(
+        **names,
+        **_content(rng, stated),
+        result_version=rng.randint(1, 3),
+        reported_at=rng.choice([None, _day(rng), _day(rng)]),
+        observed_at=_day(rng, 45),
+    )
+    if one.order_id is not None and one.patient_id is not None and rng.random() < 0.2:
+        # The order was somebody else's.
+        one = msgspec.structs.replace(one, patient_id=rng.choice(["ann", "bob", "eve"]))
+    withdrawn = one.status in ("cancelled", "entered-in-error")
+    by_name = one.patient_id is None or one.order_id is not None
+    if rng.random() < 0.3 and (withdrawn or (by_name and one.analyte is None)):
+        one = msgspec.structs.replace(one, observed_at=None)
+    return one
 
 
 def _content(rng: random.Random, stated: bool) -> dict[str, Any]:
@@ -174,8 +183,7 @@ def _rounds(rng: random.Random, items: list[PredictionMade | OutcomeReported]) -
         batch, items = _batch(items[:size]), items[size:]
         if rng.random() < 0.15:
             place = rng.randint(0, len(items))
-            again = [*batch.predictions, *batch.reports]
-            items = [*items[:place], *again, *items[place:]]
+            items = [*items[:place], *batch.predictions, *batch.reports, *items[place:]]
             batch = _lost(batch)
         batches.append(batch)
     return [tuple(batches[start : start + at_once]) for start in range(0, len(batches), at_once)]
