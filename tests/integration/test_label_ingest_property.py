@@ -148,11 +148,16 @@ def check(desk: Desk, lived: History) -> None:
     assert {id_: len(story.chapters) for id_, story in told.items()} == {
         id_: revision for id_, (_, _, revision) in kept.items() if revision
     }
-    flags = {(key, result): matched for key, result, matched in query(desk, "SELECT key, result, matched FROM results")}
-    assert flags == {key_of(name): bool(ids) for name, ids in real.belongs.items()}
-    matches = set(query(desk, "SELECT prediction_id, key, result FROM matches"))
-    assert matches == {
-        (id_, *key_of(name)) for name, ids in real.belongs.items() for id_ in ids if name[0] != "prediction"
+    flags = {(key, result): flag for key, result, flag in query(desk, "SELECT key, result, matched FROM results")}
+    assert flags.keys() == {key_of(name) for name in real.belongs}
+    certain = {name: ids for name, ids in real.belongs.items() if name not in real.timeless}
+    assert {key_of(name): flags[key_of(name)] for name in certain} == {
+        key_of(n): bool(ids) for n, ids in certain.items()
+    }
+    places = {key_of(name) for name in certain}
+    matches = query(desk, "SELECT prediction_id, key, result FROM matches")
+    assert {(id_, *place) for id_, *place in matches if (*place,) in places} == {
+        (id_, *key_of(name)) for name, ids in certain.items() for id_ in ids if name[0] != "prediction"
     }
 
 

@@ -108,7 +108,7 @@ def _tries(rng: random.Random, id_: str, patient: str | None, order: str | None)
     """A prediction, and perhaps the same again a little later."""
     first = made(
         id_,
-        24 * 60 * rng.randint(0, 30),
+        24 * 60 * rng.choice([0, 1, rng.randint(0, 30)]),
         model_name=rng.choice(list(CONTRACTS)),
         features={"Age": 50},
         subject=None if patient is None else pseudonym(PSEUDONYM_KEY, patient),
@@ -125,6 +125,7 @@ _HOUR = timedelta(hours=1)
 def _versions(rng: random.Random, number: int, ids: Sequence[str]) -> list[OutcomeReported]:
     """What is said of one result: versions, amended times of issue, contradictions."""
     kind = rng.choice(["prediction", "order", "patient", "order and patient"])
+    days = rng.choice([2, 45])
     names: dict[str, Any] = {
         "source": rng.choice([None, "north", "south"]),
         # Some laboratories give none: then all that names the same is one result.
@@ -137,16 +138,16 @@ def _versions(rng: random.Random, number: int, ids: Sequence[str]) -> list[Outco
     if "patient" in kind:
         names["patient_id"] = rng.choice(["ann", "bob", "eve"])
     stated = rng.random() < 0.4
-    return [_version(rng, names, stated) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
+    return [_version(rng, names, days, stated) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
 
 
-def _version(rng: random.Random, names: Mapping[str, Any], stated: bool) -> OutcomeReported:
+def _version(rng: random.Random, names: Mapping[str, Any], days: int, stated: bool) -> OutcomeReported:
     one = OutcomeReported(
         **names,
         **_content(rng, stated),
         result_version=rng.randint(1, 3),
         reported_at=rng.choice([None, _day(rng), _day(rng)]),
-        observed_at=_day(rng, 45),
+        observed_at=_day(rng, days),
     )
     if one.order_id is not None and one.patient_id is not None and rng.random() < 0.2:
         # The order was somebody else's.

@@ -23,11 +23,16 @@ Verdict = Callable[[str, OutcomeReported], bool | None]
 
 @dataclass(frozen=True)
 class Truth:
-    """What results are and make: the label and whether it is contested, by prediction id, and who belongs to what."""
+    """What results are and make: the label and whether it is contested, by prediction id, and who belongs to what.
+
+    `timeless` are those that were taken back without a word on when their specimen was: nobody can tell from what holds
+    where they belong.
+    """
 
     labels: Mapping[str, int | None]
     contested: Mapping[str, bool]
     belongs: Mapping[Name, frozenset[str]]
+    timeless: frozenset[Name]
 
 
 def name_of(report: OutcomeReported) -> Name:
@@ -57,7 +62,10 @@ def truth(
     for made, _patient, _order in predictions:
         own = {name: held[name] for name in held if made.prediction_id in belongs[name]}
         labels[made.prediction_id], contested[made.prediction_id] = _label(made.model_name, own, policies, verdict)
-    return Truth(labels, contested, belongs)
+    timeless = frozenset(
+        name for name, (one, _) in held.items() if one.observed_at is None and one.status in STAGES[3:]
+    )
+    return Truth(labels, contested, belongs, timeless)
 
 
 def _newest(said: Sequence[OutcomeReported]) -> tuple[OutcomeReported, bool]:
@@ -123,7 +131,7 @@ def _label(
         )[0]  # fmt: skip
         return winner.label, any(twice or one.label != winner.label for one, _, _, twice in stated)
     read = sorted(
-        (one.observed_at or UNSAID, *name[2:], *name[:2], abnormal)
+        (one.observed_at or UNSAID, *name[2:], abnormal)
         for name, (one, _) in final.items()
         if (abnormal := verdict(model, one)) is not None
     )

@@ -163,6 +163,8 @@ class _Come:
             return
         before = self._store.matches(results)
         after = self._belonging(results)
+        # Who takes a result back need not say when its specimen was taken: it stays where it was.
+        after |= {one for one in before if _is_timeless(results[one[1], one[2]].holds)}
         # What a corrected result says has changed, wherever it belongs.
         touched = {id_ for id_, key, result in before | after if (key, result) in self._keyed}
         touched |= {id_ for id_, _key, _result in before ^ after}
@@ -313,6 +315,10 @@ def _erased(made: PredictionMade, keys: Mapping[str, Key]) -> bool:
 def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list[str]:
     """The keys of predictions that may have results."""
     return sorted({key for made in predictions for key in _keys(made) if keys[key].results})
+
+
+def _is_timeless(version: Version) -> bool:
+    return version.withdrawn and version.observed_at is None
 
 
 def _clashes(row: Join, made: PredictionMade) -> bool:

@@ -89,8 +89,11 @@ def _single(readings: Sequence[Reading]) -> Decision:
 
 
 def _confirmed(readings: Sequence[Reading], within_days: float) -> Decision:
-    """1 where two abnormal results are near enough; 0 where none is abnormal, or the latest result is not."""
-    ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, reading[0].result))
+    """1 where two abnormal results are near enough; 0 where none is abnormal, or the latest result is not.
+
+    Of one instant's results that of the highest source and id is the latest, then an abnormal one.
+    """
+    ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, reading[0].result, reading[1]))
     times = [one.observed_at or EARLIEST for one, verdict in ordered if verdict]
     within = timedelta(days=within_days)
     if any(later - earlier <= within for earlier, later in pairwise(times)):
