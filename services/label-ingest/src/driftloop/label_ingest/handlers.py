@@ -136,7 +136,7 @@ class _Come:
                 if result != known[id_]:
                     changed.add(id_)
                 known[id_] = result
-        self._store.save_results(known[id_] for id_ in changed)
+        self._store.save_results((known[id_] for id_ in changed), self._now)
         self._results = known
         self._keyed = {id_ for id_ in fresh | changed if id_[0][0] != PREDICTION}
 
@@ -203,7 +203,7 @@ class _Come:
         self._belongs = belongs
         flagged = {id_: Result(one.holds, one.contested, bool(belongs[id_])) for id_, one in results.items()}
         self._results.update(flagged)
-        self._store.save_results(one for id_, one in flagged.items() if one != results[id_])
+        self._store.save_results((one for id_, one in flagged.items() if one != results[id_]), self._now)
 
     def unpark(self, predictions: Iterable[str]) -> None:
         """Results that named a prediction by its id before it came are parked no more."""

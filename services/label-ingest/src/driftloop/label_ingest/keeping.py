@@ -1,6 +1,6 @@
 """label-ingest's SQL of upkeep: months that are ready, months that go, results that waited too long."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 
 from psycopg import Connection
@@ -15,7 +15,7 @@ WHERE predicted_at >= %(since)s AND predicted_at < %(until)s
 ORDER BY model_name, predicted_at, prediction_id LIMIT %(limit)s
 """
 _STALE = """
-SELECT key, result FROM results WHERE NOT matched AND arrived_at < %s ORDER BY arrived_at LIMIT %s
+SELECT key, result, subject FROM results WHERE NOT matched AND arrived_at < %s ORDER BY arrived_at LIMIT %s
 """
 _EXPIRE = """
 WITH gone AS (
@@ -24,6 +24,23 @@ WITH gone AS (
     RETURNING r.*
 )
 INSERT INTO expired_results SELECT %(now)s, gone.* FROM gone
+"""
+# Those of predictions, and those of the results that belong to them.
+_KEYS_OF = """
+SELECT 'o' || order_key FROM joins WHERE prediction_id = ANY(%(ids)s) AND order_key IS NOT NULL
+UNION SELECT 's' || subject FROM joins WHERE prediction_id = ANY(%(ids)s) AND subject IS NOT NULL
+UNION SELECT key FROM matches WHERE prediction_id = ANY(%(ids)s)
+UNION SELECT 's' || subject FROM matches JOIN results USING (key, result)
+    WHERE prediction_id = ANY(%(ids)s) AND subject IS NOT NULL
+"""
+_DROP_KEYS = """
+DELETE FROM keys AS k WHERE key = ANY(%s) AND erased_at IS NULL
+    AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.key = k.key)
+    AND CASE left(key, 1)
+        WHEN 'o' THEN NOT EXISTS (SELECT 1 FROM joins WHERE order_key = substr(k.key, 2))
+        ELSE NOT EXISTS (SELECT 1 FROM joins WHERE subject = substr(k.key, 2))
+            AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.subject = substr(k.key, 2))
+    END
 """
 
 
@@ -64,13 +81,11 @@ class Keeper:
     def forget(self, places: Sequence[Place], *, predictions: bool) -> None:
         """Delete what the join knows of predictions, and if told so the predictions, too."""
         ids = [id_ for _, _, id_ in places]
-        orders = [
-            order
-            for (order,) in self._connection.execute(
-                "SELECT order_key FROM joins WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE", [ids]
-            ).fetchall()
-            if order is not None
-        ]
+        keys = [key for (key,) in self._connection.execute(_KEYS_OF, {"ids": ids}).fetchall()]
+        self._lock_keys(keys)
+        self._connection.execute(
+            "SELECT 1 FROM joins WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE", [ids]
+        )
         self._connection.execute(
             "WITH gone AS (DELETE FROM matches WHERE prediction_id = ANY(%s) RETURNING key, result) "
             "DELETE FROM results AS r USING gone WHERE (r.key, r.result) = (gone.key, gone.result) "
@@ -80,11 +95,7 @@ class Keeper:
         )
         self._connection.execute("DELETE FROM results WHERE key = ANY(%s)", [["p" + id_ for id_ in ids]])
         self._connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
-        self._connection.execute(
-            "DELETE FROM keys WHERE key = ANY(%s) AND NOT EXISTS (SELECT 1 FROM joins WHERE 'o' || order_key = key) "
-            "AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.key = keys.key)",
-            [["o" + order for order in orders]],
-        )
+        self._drop_keys(keys)
         for table in ("labels", "predictions") if predictions else ("labels",):
             self._connection.execute(
                 f"DELETE FROM {table} AS t USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "  # noqa: S608
@@ -99,6 +110,8 @@ class Keeper:
         if not stale:
             return 0
         keys, results = [row[0] for row in stale], [row[1] for row in stale]
+        others = {key for key in keys if key[0] != "p"} | {f"s{row[2]}" for row in stale if row[2] is not None}
+        self._lock_keys(others)
         named = sorted({key[1:] for key in keys if key[0] == "p"})
         # Whoever attaches a result to a prediction holds its row.
         self._connection.execute(
@@ -112,7 +125,20 @@ class Keeper:
             "AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.key = 'p' || j.prediction_id)",
             [named],
         )
+        self._drop_keys(others)
         return moved
+
+    def forget_expired(self, before: datetime) -> int:
+        """Delete results that expired before then. Returns how many."""
+        return self._connection.execute("DELETE FROM expired_results WHERE expired_at < %s", [before]).rowcount
+
+    def _lock_keys(self, keys: Iterable[str]) -> None:
+        """Have nobody else look whether there is anything of these orders and patients."""
+        self._connection.execute("SELECT 1 FROM keys WHERE key = ANY(%s) ORDER BY key FOR UPDATE", [list(keys)])
+
+    def _drop_keys(self, keys: Iterable[str]) -> None:
+        """Delete locked rows of orders and patients of whom nothing is left; erasures are remembered."""
+        self._connection.execute(_DROP_KEYS, [list(keys)])
 
     def parked(self) -> tuple[int, datetime | None]:
         """How many results wait for their prediction, and since when the oldest does."""

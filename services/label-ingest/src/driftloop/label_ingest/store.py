@@ -106,7 +106,8 @@ RETURNING {_R_VERSION}, r.contested, r.matched, xmax = 0
 _SAVE_RESULTS = f"""
 UPDATE results AS r SET subject = n.subject, model_name = n.model_name, version = n.version,
     reported_at = n.reported_at, status = n.status, observed_at = n.observed_at, label = n.label, analyte = n.analyte,
-    value = n.value, unit = n.unit, comparator = n.comparator, contested = n.contested, matched = n.matched
+    value = n.value, unit = n.unit, comparator = n.comparator, contested = n.contested, matched = n.matched,
+    arrived_at = CASE WHEN r.matched AND NOT n.matched THEN %s ELSE r.arrived_at END
 FROM json_to_recordset(%s::json) AS n ({_RESULT_TYPES})
 WHERE r.key = n.key AND r.result = n.result
 """  # noqa: S608
@@ -349,11 +350,11 @@ class Store:
 
     # --- saving
 
-    def save_results(self, changed: Iterable[Result]) -> None:
-        """Write results that are locked."""
+    def save_results(self, changed: Iterable[Result], now: datetime) -> None:
+        """Write results that are locked. One that has lost its predictions waits from now on."""
         rows = [_row(one) for one in changed]
         if rows:
-            self._do(_SAVE_RESULTS.encode(), [_json(rows)])
+            self._do(_SAVE_RESULTS.encode(), [now, _json(rows)])
 
     def unpark(self, ids: Iterable[str]) -> None:
         """Say that the predictions which results named by id are there now."""

@@ -24,7 +24,7 @@ class Upkeep:
     """Looks after what is stored. Several replicas may do it at once.
 
     `retention` is how long predictions are kept at least, and all that was joined to them: whole months go. `parked` is
-    how long a result waits for its prediction.
+    how long a result waits for its prediction; once it has expired it is kept for `retention`, too.
     """
 
     name = "upkeep"
@@ -81,6 +81,8 @@ class Upkeep:
                 with self._pool.connection() as connection:
                     Keeper(connection).drop_month(month)
                 logger.info("a month was dropped", extra={"month": month.isoformat()[:7]})
+        with self._pool.connection() as connection:
+            Keeper(connection).forget_expired(before)
         # What lies in no month of its own.
         self._forget_joins(_EVER, _start(before.astimezone(UTC).date().replace(day=1)), stop, predictions=True)
 
