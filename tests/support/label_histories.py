@@ -96,7 +96,9 @@ def history(seed: int) -> History:
         patients[id_] = rng.choice(["ann", "bob", None])
         orders[id_] = rng.choice(["x", "y", None, None])
         tries[id_] = _tries(rng, id_, patients[id_], orders[id_])
-    reports = [one for number in range(rng.randint(1, 8)) for one in _versions(rng, number, list(tries))]
+    # In some histories all is said of one prediction, and in some of one version.
+    ids, newest = rng.choice([[*tries], ["p0"]]), rng.choice([1, 3])
+    reports = [one for number in range(rng.randint(1, 8)) for one in _versions(rng, number, ids, newest)]
     items: list[PredictionMade | OutcomeReported] = [one for tried in tries.values() for one in tried]
     items += reports
     items += rng.choices(items, k=rng.randint(0, len(items)))
@@ -122,9 +124,10 @@ def _tries(rng: random.Random, id_: str, patient: str | None, order: str | None)
 _HOUR = timedelta(hours=1)
 
 
-def _versions(rng: random.Random, number: int, ids: Sequence[str]) -> list[OutcomeReported]:
+def _versions(rng: random.Random, number: int, ids: Sequence[str], newest: int) -> list[OutcomeReported]:
     """What is said of one result: versions, amended times of issue, contradictions."""
-    kind = rng.choice(["prediction", "order", "patient", "order and patient"])
+    kinds = ["prediction", "order", "patient", "order and patient"]
+    kind = rng.choice(kinds if len(ids) > 1 else kinds[:1])
     days = rng.choice([2, 45])
     names: dict[str, Any] = {
         "source": rng.choice([None, "north", "south"]),
@@ -132,21 +135,21 @@ def _versions(rng: random.Random, number: int, ids: Sequence[str]) -> list[Outco
         "result_id": rng.choice([f"L-{number}", f"L-{number}", None]),
     }
     if kind == "prediction":
-        names["prediction_id"] = rng.choice([*ids, "nobody"])
+        names["prediction_id"] = rng.choice([*ids, rng.choice([*ids, "nobody"])])
     if "order" in kind:
         names["order_id"] = rng.choice(["x", "y", "z"])
     if "patient" in kind:
         names["patient_id"] = rng.choice(["ann", "bob", "eve"])
     stated = rng.random() < 0.4
-    return [_version(rng, names, days, stated) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
+    return [_version(rng, names, days, newest, stated) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
 
 
-def _version(rng: random.Random, names: Mapping[str, Any], days: int, stated: bool) -> OutcomeReported:
+def _version(rng: random.Random, names: Mapping[str, Any], days: int, newest: int, stated: bool) -> OutcomeReported:
     one = OutcomeReported(
         **names,
         **_content(rng, stated),
-        result_version=rng.randint(1, 3),
-        reported_at=rng.choice([None, _day(rng), _day(rng)]),
+        result_version=rng.randint(1, newest),
+        reported_at=None if newest == 1 else rng.choice([None, _day(rng), _day(rng)]),
         observed_at=_day(rng, days),
     )
     if one.order_id is not None and one.patient_id is not None and rng.random() < 0.2:
