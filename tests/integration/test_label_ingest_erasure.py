@@ -146,6 +146,23 @@ def test_an_erasure_and_predictions_of_the_patient_may_meet(desk: Desk) -> None:
     assert count(desk, "predictions") == count(desk, "labels") == 0
 
 
+def test_an_erasure_and_results_of_the_patients_orders_may_meet(desk: Desk) -> None:
+    orders = [f"A-{number}" for number in range(20)]
+    desk.take([seen(f"p-{order}", patient="ann", order=order) for order in orders])
+    barrier = threading.Barrier(2)
+
+    def report() -> None:
+        barrier.wait()
+        desk.intake.take([hba1c(order_id=order) for order in orders])
+
+    with ThreadPoolExecutor(2) as threads:
+        reported = threads.submit(report)
+        barrier.wait()
+        erase(desk, "ann")
+        reported.result()
+    assert count(desk, "labels") == 0
+
+
 # --- what others share with the patient
 
 

@@ -25,6 +25,12 @@ def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> Er
 
     The patient's key stays, with the instant: what was predicted before it, and is still on its way, is not kept.
     """
+    # In the order in which everyone locks keys: orders come before patients.
+    connection.execute(
+        "SELECT 1 FROM keys WHERE key IN (SELECT %s || order_key FROM joins WHERE subject = %s) "
+        "ORDER BY key FOR UPDATE",
+        [ORDER, subject],
+    )
     connection.execute(
         "INSERT INTO keys (key, results, erased_at) VALUES (%s, 0, %s) "
         "ON CONFLICT (key) DO UPDATE SET results = 0, erased_at = excluded.erased_at",
