@@ -76,8 +76,12 @@ def _newest(said: Sequence[OutcomeReported]) -> tuple[OutcomeReported, bool]:
 
     newest = [one for one in said if age(one) == max(map(age, said))]
     contents = {(one.label, one.analyte, one.value, one.unit, one.comparator) for one in newest}
-    holds = max(newest, key=lambda one: (one.observed_at or UNSAID, one.label or 0, one.value or 0))
-    return holds, len(contents) > 1
+    return max(newest, key=_rank), len(contents) > 1
+
+
+def _rank(one: OutcomeReported) -> tuple[datetime, int, float]:
+    """Of two reports of one version the later specimen holds, then a stated label, the higher one, then the value."""
+    return one.observed_at or UNSAID, -1 if one.label is None else one.label, one.value or 0.0
 
 
 def _belonging(
