@@ -95,8 +95,8 @@ class Desk:
     def app(self) -> FastAPI:
         """The HTTP face."""
         return create_app(
-            intake=self.intake, pool=self.pool, reading=self.pool, contracts=self.contracts,
-            pseudonym_key=PSEUDONYM_KEY, clock=lambda: self.now, published=lambda: None, max_body_bytes=1_048_576,
+            intake=self.intake, reading=self.pool, contracts=self.contracts,
+            pseudonym_key=PSEUDONYM_KEY, clock=lambda: self.now, max_body_bytes=1_048_576,
             max_upload_bytes=100_000_000,
         )  # fmt: skip
 

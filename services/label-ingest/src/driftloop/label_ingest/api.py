@@ -1,7 +1,7 @@
 """label-ingest's doors: laboratories report outcomes, the trainer reads rows, people read counts and erase patients."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import closing
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -12,19 +12,16 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, R
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
 
-from driftloop.common import metrics
 from driftloop.common.access.guard import CALLER
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
 from driftloop.common.events import OutcomeReported
 from driftloop.common.http import BodyLimit, problem
-from driftloop.common.postgres.outbox import emit
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.pseudonyms import pseudonym
 from driftloop.label_ingest import arrow, audit, csv_door, doors
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
-from driftloop.label_ingest.domain.outcomes import SEPARATOR
-from driftloop.label_ingest.erasing import erase
+from driftloop.label_ingest.domain.results import parts_of
 from driftloop.label_ingest.fhir import routes as fhir
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.reading import Coverage, Reader, RowQuery, Waiting
@@ -41,19 +38,14 @@ MAX_WAITING = 10_000
 def create_app(
     *,
     intake: Intake,
-    pool: Pool,
     reading: Pool,
     contracts: Mapping[str, Contract],
     pseudonym_key: bytes | None,
     clock: Clock,
-    published: Callable[[], None],
     max_body_bytes: int,
     max_upload_bytes: int,
 ) -> FastAPI:
-    """The HTTP face. `reading` serves rows and counts, so that slow readers keep no laboratory waiting.
-
-    `published` is called after a transaction that may have emitted.
-    """
+    """The HTTP face. `reading` serves rows and counts, so that slow readers keep no laboratory waiting."""
     app = FastAPI(
         title="Driftloop label-ingest",
         version="1",
@@ -69,7 +61,7 @@ def create_app(
     app.include_router(fhir.router(intake, intake.problem))
     app.include_router(_reading(reading, contracts, clock))
     app.include_router(_counting(reading, contracts, clock))
-    app.include_router(_erasing(pool, pseudonym_key, clock, published))
+    app.include_router(_erasing(intake, pseudonym_key))
     return app
 
 
@@ -182,33 +174,28 @@ _NAMES = {PREDICTION: "prediction", ORDER: "order", SUBJECT: "patient"}
 
 def _without_prediction(one: Waiting) -> dict[str, Any]:
     kind, name = one.key[0], one.key[1:]
-    source, _, result_id = one.result.partition(SEPARATOR)
+    source, result_id = parts_of(one.result)
     by_id = kind == PREDICTION
     said = {key: value for key, value in vars(one).items() if key not in ("key", "result", "version")}
     return said | {
         "names": _NAMES[kind],
         "prediction_id": name if by_id else None,
         "pseudonym": None if by_id else name,
-        "source": source or None,
-        "result_id": result_id or None,
+        "source": source,
+        "result_id": result_id,
         "result_version": one.version,
     }
 
 
-def _erasing(pool: Pool, pseudonym_key: bytes | None, clock: Clock, published: Callable[[], None]) -> APIRouter:
+def _erasing(intake: Intake, pseudonym_key: bytes | None) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/erasures", summary="Erase a patient's rows", response_model=doors.ErasureAnswer)
     def erase_patient(request: Request, erasure: doors.Erasure) -> dict[str, Any]:
         if pseudonym_key is None:
             raise HTTPException(409, "no patient is known here: DRIFTLOOP_PSEUDONYM_KEY is not set")
-        subject, now = pseudonym(pseudonym_key, erasure.patient_id), clock()
-        with pool.connection() as connection:
-            erased = erase(connection, lambda events: emit(connection, events), subject, now)
-            audit.record(connection, now, _caller(request), "erasure", {"subject": subject} | vars(erased))
-        published()
-        metrics.SUBJECTS_ERASED.inc()
-        logger.info("a patient's rows were erased", extra=vars(erased))
+        subject = pseudonym(pseudonym_key, erasure.patient_id)
+        erased, now = intake.erase(subject, _caller(request))
         return {"subject": subject, "erased_at": now} | vars(erased)
 
     return router

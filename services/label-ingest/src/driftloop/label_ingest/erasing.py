@@ -20,10 +20,11 @@ class Erased:
     results: int
 
 
-def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> Erased:
+def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> tuple[Erased, set[str]]:
     """Delete all rows of a patient, by pseudonym, in this transaction, and emit SubjectErased.
 
-    The patient's key stays, with the instant: what was predicted before it, and is still on its way, is not kept.
+    Also returns the predictions of others which a result of this patient belonged to. The patient's key stays, with the
+    instant: what was predicted before it, and is still on its way, is not kept.
     """
     # In the order in which everyone locks keys: orders come before patients.
     connection.execute(
@@ -43,15 +44,15 @@ def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> Er
     ).fetchall()
     orders = [ORDER + order for *_, order in rows if order is not None]
     keys = [SUBJECT + subject, *(PREDICTION + id_ for id_, *_ in rows), *orders]
-    results = 0
-    for table in ("results", "expired_results"):
-        found = connection.execute(
-            f"DELETE FROM {table} WHERE key = ANY(%s) OR subject = %s".encode(),  # noqa: S608
-            [keys, subject],
-        )
-        results += found.rowcount
+    gone = connection.execute(
+        "DELETE FROM results WHERE key = ANY(%s) OR subject = %s RETURNING result", [keys, subject]
+    ).fetchall()
+    expired = connection.execute("DELETE FROM expired_results WHERE key = ANY(%s) OR subject = %s", [keys, subject])
     ids = [id_ for id_, *_ in rows]
-    connection.execute("DELETE FROM matches WHERE prediction_id = ANY(%s) OR key = ANY(%s)", [ids, keys])
+    matches = connection.execute(
+        "DELETE FROM matches WHERE prediction_id = ANY(%s) OR result = ANY(%s) RETURNING prediction_id",
+        [ids, [result for (result,) in gone]],
+    ).fetchall()
     for table in ("labels", "predictions"):
         connection.execute(
             f"DELETE FROM {table} AS t USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "  # noqa: S608
@@ -63,4 +64,4 @@ def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> Er
     connection.execute("DELETE FROM keys WHERE key = ANY(%s)", [orders])
     event = SubjectErased(subject=subject, erased_at=now, predictions=len(rows))
     emit([Outgoing(LABELED_PREDICTIONS.name, subject, event, f"erased:{subject}:{now.isoformat()}", now)])
-    return Erased(len(rows), results)
+    return Erased(len(rows), len(gone) + expired.rowcount), {id_ for (id_,) in matches}.difference(ids)

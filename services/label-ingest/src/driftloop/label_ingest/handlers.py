@@ -20,7 +20,7 @@ from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT, m
 from driftloop.label_ingest.domain.results import Fate, Result, Version, take
 from driftloop.label_ingest.domain.retries import clashes
 from driftloop.label_ingest.reports import Answer
-from driftloop.label_ingest.store import Join, Key, Known, Match, ResultId, Saved, Store, StoredPrediction
+from driftloop.label_ingest.store import Join, Key, Known, Match, Saved, Store, StoredPrediction
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,17 @@ def join(
     return joined
 
 
+def look_again(store: Store, emit: Emit, now: datetime, policies: Policies, prediction_ids: Iterable[str]) -> Joined:
+    """Make the labels of predictions anew, some of whose results are gone, and emit what that changes."""
+    joined = Joined()
+    come = _Come(store, policies, store.lock_joins(prediction_ids), now)
+    come.reread_all()
+    changes = come.decide()
+    if changes:
+        _emit(store, emit, changes, come, {}, now, joined)
+    return joined
+
+
 def observe(joined: Joined) -> None:
     """Count what a call did. Call it once its transaction is committed."""
     for status, count in Counter(answer.status for answer in joined.answers).items():
@@ -102,14 +113,17 @@ class _Come:
         self._now = now
         self.rows = rows
         self.decisions: dict[str, Decision] = {}
-        self._ids: list[ResultId] = []
+        # Which result each version is of.
+        self._ids: list[str] = []
         # What each version did to its result, and the result after it.
         self._fates: list[tuple[Fate, Result]] = []
-        self._results: dict[ResultId, Result] = {}
+        self._results: dict[str, Result] = {}
         # Results that name an order or a patient and are new or say something else now.
-        self._keyed: set[ResultId] = set()
+        self._keyed: set[str] = set()
         # Which predictions each of them belongs to.
-        self._belongs: dict[ResultId, set[str]] = {}
+        self._belongs: dict[str, set[str]] = {}
+        # Predictions that a result named by their id, and names no more.
+        self._left: set[str] = set()
         # Predictions whose results must be read again, because this batch may not hold all of them.
         self._reread: set[str] = set()
 
@@ -117,28 +131,28 @@ class _Come:
         """Fold the versions into their results, one after the other."""
         if not versions:
             return
-        self._ids = [(one.key, one.result) for one in versions]
-        by_id: dict[ResultId, list[int]] = {}
+        self._ids = [one.result for one in versions]
+        by_id: dict[str, list[int]] = {}
         for place, id_ in enumerate(self._ids):
             by_id.setdefault(id_, []).append(place)
         self._fates = [(Fate.HOLDS, Result(one)) for one in versions]
-        folded = {id_: self._fold(None, versions, places) for id_, places in by_id.items()}
-        there = {id_: self._is_there(id_) for id_ in by_id}
-        known, fresh = self._store.lock_results(
-            (Result(one.holds, one.contested, there[id_]) for id_, one in folded.items()), self._now
-        )
-        changed: set[ResultId] = set()
+        folded = (self._placed(self._fold(None, versions, places)) for places in by_id.values())
+        known, fresh = self._store.lock_results(folded, self._now)
+        changed = []
         for id_, places in by_id.items():
+            before = known[id_]
             if id_ not in fresh:
-                result = self._fold(known[id_], versions, places)
-                if id_[0][0] == PREDICTION:
-                    result = Result(result.holds, result.contested, there[id_])
-                if result != known[id_]:
-                    changed.add(id_)
-                known[id_] = result
-        self._store.save_results((known[id_] for id_ in changed), self._now)
+                known[id_] = self._placed(self._fold(before, versions, places))
+                if known[id_] == before:
+                    continue
+                changed.append(known[id_])
+            keys = {before.holds.key, known[id_].holds.key}
+            if any(key[0] != PREDICTION for key in keys):
+                self._keyed.add(id_)
+            # A correction may name another prediction: the one before has lost a result.
+            self._left |= {key[1:] for key in keys if key[0] == PREDICTION and key != known[id_].holds.key}
+        self._store.save_results(changed, self._now)
         self._results = known
-        self._keyed = {id_ for id_ in fresh | changed if id_[0][0] != PREDICTION}
 
     def _fold(self, known: Result | None, versions: Sequence[Version], places: Sequence[int]) -> Result:
         for place in places:
@@ -147,9 +161,13 @@ class _Come:
         assert known is not None
         return known
 
-    def _is_there(self, id_: ResultId) -> bool:
-        key, _result = id_
-        return key[0] == PREDICTION and self.rows[key[1:]].taken is not None
+    def _placed(self, result: Result) -> Result:
+        """The result, which says whether the prediction that it names by its id is there."""
+        key = result.holds.key
+        # One that older news names is not locked here, and has not changed.
+        if key[0] != PREDICTION or key[1:] not in self.rows:
+            return result
+        return Result(result.holds, result.contested, self.rows[key[1:]].taken is not None)
 
     def match(self, met: Sequence[str]) -> None:
         """Find the predictions of results that name an order or a patient.
@@ -158,27 +176,26 @@ class _Come:
         """
         results = {id_: self._results[id_] for id_ in self._keyed}
         if met:
-            results |= self._store.results_of_keys(met)
-        if not results:
-            return
-        before = self._store.matches(results)
-        after = self._belonging(results)
+            results |= {id_: one for id_, one in self._store.results_of_keys(met).items() if id_ not in results}
+        before = self._store.matches(results) if results else set()
+        after = self._belonging(results) if results else set()
         # Who takes a result back need not say when its specimen was taken: it stays where it was.
-        after |= {one for one in before if _is_timeless(results[one[1], one[2]].holds)}
+        after |= {one for one in before if _is_timeless(results[one[1]].holds)}
         # What a corrected result says has changed, wherever it belongs.
-        touched = {id_ for id_, key, result in before | after if (key, result) in self._keyed}
-        touched |= {id_ for id_, _key, _result in before ^ after}
+        touched = {id_ for id_, result in before | after if result in self._keyed}
+        touched |= {id_ for id_, _result in before ^ after} | self._left
+        if not touched and not results:
+            return
         self.rows.update(self._store.lock_joins(touched - self.rows.keys()))
         # Some may have been erased before they were locked.
         touched &= self.rows.keys()
         after = {one for one in after if one[0] in touched or one in before}
-        gone, come = before - after, after - before
-        self._store.change_matches(gone, come)
+        self._store.change_matches(before - after, after - before)
         self._reread |= touched
         self._flag(results, after)
 
-    def _belonging(self, results: Mapping[ResultId, Result]) -> set[Match]:
-        orders = {key[1:] for key, _ in results if key[0] == ORDER}
+    def _belonging(self, results: Mapping[str, Result]) -> set[Match]:
+        orders = {key[1:] for one in results.values() if (key := one.holds.key)[0] == ORDER}
         subjects = {one.holds.subject for one in results.values() if one.holds.subject is not None}
         candidates = self._store.candidates(orders, subjects)
         by_order: dict[str | None, set[int]] = {}
@@ -187,21 +204,26 @@ class _Come:
             by_order.setdefault(one.order, set()).add(place)
             by_subject.setdefault(one.subject, set()).add(place)
         found: set[Match] = set()
-        for (key, name), result in results.items():
+        for name, result in results.items():
+            key = result.holds.key
             near = by_order.get(key[1:], set()) if key[0] == ORDER else set()
             if result.holds.subject is not None:
                 near = near | by_subject.get(result.holds.subject, set())
             ids = matched(result.holds, [candidates[place] for place in near], self._policies)
-            found |= {(id_, key, name) for id_ in ids}
+            found |= {(id_, name) for id_ in ids}
         return found
 
-    def _flag(self, results: Mapping[ResultId, Result], after: set[Match]) -> None:
+    def _flag(self, results: Mapping[str, Result], after: set[Match]) -> None:
         """Say of each result whether it belongs anywhere."""
-        belongs: dict[ResultId, set[str]] = {id_: set() for id_ in results}
-        for prediction, key, result in after:
-            belongs[key, result].add(prediction)
+        belongs: dict[str, set[str]] = {id_: set() for id_ in results}
+        for prediction, result in after:
+            belongs[result].add(prediction)
         self._belongs = belongs
-        flagged = {id_: Result(one.holds, one.contested, bool(belongs[id_])) for id_, one in results.items()}
+        flagged = {
+            id_: Result(one.holds, one.contested, bool(belongs[id_]))
+            for id_, one in results.items()
+            if one.holds.key[0] != PREDICTION
+        }
         self._results.update(flagged)
         self._store.save_results((one for id_, one in flagged.items() if one != results[id_]), self._now)
 
@@ -212,9 +234,13 @@ class _Come:
             self._store.unpark(waited_for)
             self._reread |= waited_for
 
+    def reread_all(self) -> None:
+        """Look at all results of the predictions that are locked."""
+        self._reread |= self.rows.keys()
+
     def decide(self) -> dict[str, Change]:
         """The label of every prediction that has news, saved; what is to be published of it."""
-        named = {key[1:] for key, _ in self._results if key[0] == PREDICTION}
+        named = {id_ for one in self._results.values() if (id_ := _prediction_of(one)) in self.rows}
         rows = {id_: self.rows[id_] for id_ in named | self._reread}
         taken = {id_: row.taken for id_, row in rows.items() if row.taken is not None}
         old = {id_: one for id_, one in taken.items() if not rows[id_].fresh}
@@ -224,32 +250,34 @@ class _Come:
         saved: dict[str, Saved] = {}
         for id_, one in taken.items():
             before = known.get(id_, _NOTHING)
-            decision = decide(self._policies.get(one.model_name), results.get(id_, []))
+            own = [result for result in results.get(id_, []) if result.holds.model_name in (None, one.model_name)]
+            decision = decide(self._policies.get(one.model_name), own)
             self.decisions[id_] = decision
             change = publish(before.published, decision)
             if change is not None:
                 changes[id_] = change
-            elif decision.contested == before.contested and (id_ in known or id_ not in results):
-                continue
             published = before.published if change is None else Published(change.label, change.revision)
             version = None if published.label is None else decision.policy_version
-            saved[id_] = Saved(one, published, version, decision.contested)
+            now = Known(published, decision.contested, version)
+            if now != before or (id_ in results and id_ not in known):
+                saved[id_] = Saved(one, published, version, decision.contested)
         self._store.save(saved, self._now)
         return changes
 
     def _all_results(self, reread: set[str]) -> dict[str, list[Result]]:
         """The results of predictions: those that have had others before are read, this batch's are at hand."""
         results = self._store.results_of(reread) if reread else {}
-        for (key, _), result in self._results.items():
-            if key[0] == PREDICTION and key[1:] not in reread:
-                results.setdefault(key[1:], []).append(result)
+        for result in self._results.values():
+            id_ = _prediction_of(result)
+            if id_ is not None and id_ not in reread:
+                results.setdefault(id_, []).append(result)
         return results
 
     def answers(self) -> list[Answer]:
         """What became of each version, in order."""
         return [self._answer(id_, *fate) for id_, fate in zip(self._ids, self._fates, strict=True)]
 
-    def _answer(self, id_: ResultId, fate: Fate, after: Result) -> Answer:
+    def _answer(self, id_: str, fate: Fate, after: Result) -> Answer:
         if fate is Fate.DUPLICATE:
             return Answer("duplicate")
         decisions = [self.decisions[one] for one in self._predictions(id_) if one in self.decisions]
@@ -274,12 +302,12 @@ class _Come:
         own = traces.get(PREDICTION + prediction_id)
         if own is not None:
             return own
-        keys = (key for (key, _), ids in self._belongs.items() if prediction_id in ids)
+        keys = (self._results[id_].holds.key for id_, ids in self._belongs.items() if prediction_id in ids)
         return next((one for key in keys if (one := traces.get(key)) is not None), None)
 
-    def _predictions(self, id_: ResultId) -> Iterable[str]:
-        key, _result = id_
-        return [key[1:]] if key[0] == PREDICTION else sorted(self._belongs.get(id_, ()))
+    def _predictions(self, id_: str) -> Iterable[str]:
+        named = _prediction_of(self._results[id_])
+        return sorted(self._belongs.get(id_, ())) if named is None else [named]
 
 
 def _holding(held: Version | None, decisions: Sequence[Decision]) -> str:
@@ -287,6 +315,12 @@ def _holding(held: Version | None, decisions: Sequence[Decision]) -> str:
     stated = None if held is None else held.label
     label = stated if stated is not None else next((one.label for one in decisions if one.label is not None), None)
     return "no label holds" if label is None else f"label {label} holds"
+
+
+def _prediction_of(result: Result) -> str | None:
+    """The prediction that a result names by its id."""
+    key = result.holds.key
+    return key[1:] if key[0] == PREDICTION else None
 
 
 def _counts(predictions: Sequence[PredictionMade], versions: Sequence[Version]) -> Counter[str]:
@@ -335,6 +369,8 @@ def _emit(
     joined: Joined,
 ) -> None:
     stored = store.predictions({id_: one for id_ in changes if (one := come.rows[id_].taken) is not None})
+    # A result may name a prediction whose month has just been dropped.
+    changes = {id_: change for id_, change in changes.items() if id_ in stored}
     emit(
         Outgoing(
             LABELED_PREDICTIONS.name,

@@ -3,22 +3,26 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import TypeVar
 
 import psycopg
 from psycopg import Connection
 
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
+from driftloop.common.envelope import Outgoing
 from driftloop.common.events import OutcomeReported, PredictionMade
 from driftloop.common.kafka.consumer import Delivery, InvalidEvent
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.postgres.pool import Pool
-from driftloop.label_ingest import handlers
+from driftloop.label_ingest import audit, handlers
 from driftloop.label_ingest.domain.limits import prediction_problem
 from driftloop.label_ingest.domain.matching import PREDICTION
 from driftloop.label_ingest.domain.outcomes import Terms, outcome_problem, version_of
 from driftloop.label_ingest.domain.results import Version
+from driftloop.label_ingest.erasing import Erased, erase
 from driftloop.label_ingest.reports import Answer, Rejected
 from driftloop.label_ingest.store import Store
 
@@ -26,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Of two transactions that wait for each other the server ends one; it passes when it is tried again.
 DEADLOCK_TRIES = 5
+
+T = TypeVar("T")
 
 
 class Intake:
@@ -64,18 +70,41 @@ class Intake:
 
     def _committed(self, versions: Sequence[Version], traceparent: str | None) -> handlers.Joined:
         traces = {one.key: traceparent for one in versions}
+        return self._transact(lambda connection: self._join(connection, (), versions, traces))
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        """Do the work in a transaction of its own, and tell the outbox that there may be something in it."""
         for attempt in range(DEADLOCK_TRIES):
             try:
                 with self._pool.connection() as connection, connection.transaction():
-                    joined = self._join(connection, (), versions, traces)
+                    done = work(connection)
                 self._published()
-                return joined
+                return done
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                 if attempt == DEADLOCK_TRIES - 1:
                     raise
                 # Not both at once again.
                 time.sleep(random.uniform(0, 0.02))
         raise AssertionError("unreachable")
+
+    def erase(self, subject: str, caller: str) -> tuple[Erased, datetime]:
+        """Erase a patient, by pseudonym, and note who asked. Raises psycopg.Error: then nothing is gone."""
+        now = self._clock()
+
+        def work(connection: Connection) -> tuple[Erased, handlers.Joined]:
+            def emitting(events: Iterable[Outgoing]) -> None:
+                emit(connection, events)
+
+            erased, others = erase(connection, emitting, subject, now)
+            joined = handlers.look_again(Store(connection), emitting, now, self._terms.policies, others)
+            audit.record(connection, now, caller, "erasure", {"subject": subject} | vars(erased))
+            return erased, joined
+
+        erased, joined = self._transact(work)
+        handlers.observe(joined)
+        metrics.SUBJECTS_ERASED.inc()
+        logger.info("a patient's rows were erased", extra=vars(erased))
+        return erased, now
 
     def batch(self, connection: Connection, batch: Sequence[Delivery]) -> None:
         """Join what the topics brought, in the transaction of their offsets. Raises InvalidEvent."""

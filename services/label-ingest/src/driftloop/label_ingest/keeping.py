@@ -19,8 +19,7 @@ SELECT key, result, subject FROM results WHERE NOT matched AND arrived_at < %s O
 """
 _EXPIRE = """
 WITH gone AS (
-    DELETE FROM results AS r USING unnest(%(keys)s::text[], %(results)s::text[]) AS n (key, result)
-    WHERE (r.key, r.result) = (n.key, n.result) AND NOT r.matched AND r.arrived_at < %(before)s
+    DELETE FROM results AS r WHERE r.result = ANY(%(results)s) AND NOT r.matched AND r.arrived_at < %(before)s
     RETURNING r.*
 )
 INSERT INTO expired_results SELECT %(now)s, gone.* FROM gone
@@ -29,8 +28,8 @@ INSERT INTO expired_results SELECT %(now)s, gone.* FROM gone
 _KEYS_OF = """
 SELECT 'o' || order_key FROM joins WHERE prediction_id = ANY(%(ids)s) AND order_key IS NOT NULL
 UNION SELECT 's' || subject FROM joins WHERE prediction_id = ANY(%(ids)s) AND subject IS NOT NULL
-UNION SELECT key FROM matches WHERE prediction_id = ANY(%(ids)s)
-UNION SELECT 's' || subject FROM matches JOIN results USING (key, result)
+UNION SELECT key FROM matches JOIN results USING (result) WHERE prediction_id = ANY(%(ids)s)
+UNION SELECT 's' || subject FROM matches JOIN results USING (result)
     WHERE prediction_id = ANY(%(ids)s) AND subject IS NOT NULL
 """
 _DROP_KEYS = """
@@ -87,10 +86,9 @@ class Keeper:
             "SELECT 1 FROM joins WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE", [ids]
         )
         self._connection.execute(
-            "WITH gone AS (DELETE FROM matches WHERE prediction_id = ANY(%s) RETURNING key, result) "
-            "DELETE FROM results AS r USING gone WHERE (r.key, r.result) = (gone.key, gone.result) "
-            "AND NOT EXISTS (SELECT 1 FROM matches AS m WHERE (m.key, m.result) = (r.key, r.result) "
-            "AND m.prediction_id <> ALL(%s))",
+            "WITH gone AS (DELETE FROM matches WHERE prediction_id = ANY(%s) RETURNING result) "
+            "DELETE FROM results AS r USING gone WHERE r.result = gone.result "
+            "AND NOT EXISTS (SELECT 1 FROM matches AS m WHERE m.result = r.result AND m.prediction_id <> ALL(%s))",
             [ids, ids],
         )
         self._connection.execute("DELETE FROM results WHERE key = ANY(%s)", [["p" + id_ for id_ in ids]])
@@ -117,16 +115,31 @@ class Keeper:
         self._connection.execute(
             "SELECT 1 FROM joins WHERE prediction_id = ANY(%s) ORDER BY prediction_id FOR UPDATE", [named]
         )
-        moved = self._connection.execute(
-            _EXPIRE, {"keys": keys, "results": results, "before": before, "now": now}
-        ).rowcount
+        moved = self._connection.execute(_EXPIRE, {"results": results, "before": before, "now": now}).rowcount
+        self._drop_joins(named)
+        self._drop_keys(others)
+        return moved
+
+    def forget_empty(self, after: str, limit: int) -> list[str]:
+        """Delete join rows that neither a prediction nor a result has, from behind `after` on; those looked at."""
+        ids = [
+            id_
+            for (id_,) in self._connection.execute(
+                "SELECT prediction_id FROM joins WHERE model_name IS NULL AND prediction_id > %s "
+                "ORDER BY prediction_id LIMIT %s FOR UPDATE",
+                [after, limit],
+            ).fetchall()
+        ]
+        self._drop_joins(ids)
+        return ids
+
+    def _drop_joins(self, ids: Sequence[str]) -> None:
+        """Delete those of locked join rows that neither a prediction nor a result has."""
         self._connection.execute(
             "DELETE FROM joins AS j WHERE prediction_id = ANY(%s) AND model_name IS NULL "
             "AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.key = 'p' || j.prediction_id)",
-            [named],
+            [list(ids)],
         )
-        self._drop_keys(others)
-        return moved
 
     def forget_expired(self, before: datetime) -> int:
         """Delete results that expired before then. Returns how many."""

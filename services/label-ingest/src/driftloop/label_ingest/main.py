@@ -88,12 +88,10 @@ def build(settings: Settings) -> Service:
         api=admit(
             create_app(
                 intake=intake,
-                pool=pool,
                 reading=reading,
                 contracts=contracts,
                 pseudonym_key=key,
                 clock=utc_now,
-                published=drainer.wake,
                 max_body_bytes=settings.max_body_bytes,
                 max_upload_bytes=settings.max_upload_bytes,
             ),

@@ -23,10 +23,8 @@ from driftloop.label_ingest.domain.retries import Taken
 
 Features = dict[str, FeatureValue]
 _features = msgspec.json.Decoder(dict[str, Any]).decode
-# A result: the key that it names, and its source and id there.
-ResultId = tuple[str, str]
 # A prediction's id and the result that belongs to it.
-Match = tuple[str, str, str]
+Match = tuple[str, str]
 
 _NULL = r"\N"
 # The other columns of a join row whose prediction has not come.
@@ -98,22 +96,22 @@ _RESULT_TYPES = """key text, result text, subject text, model_name text, version
 _LOCK_RESULTS = f"""
 INSERT INTO results AS r ({_VERSION}, contested, matched, arrived_at)
 SELECT {_VERSION}, contested, matched, %s FROM json_to_recordset(%s::json) AS n ({_RESULT_TYPES})
-ORDER BY key COLLATE "C", result COLLATE "C"
-ON CONFLICT (key, result) DO UPDATE SET arrived_at = r.arrived_at
+ORDER BY result COLLATE "C"
+ON CONFLICT (result) DO UPDATE SET arrived_at = r.arrived_at
 RETURNING {_R_VERSION}, r.contested, r.matched, xmax = 0
 """  # noqa: S608 - the columns are this module's own
 
 _SAVE_RESULTS = f"""
-UPDATE results AS r SET subject = n.subject, model_name = n.model_name, version = n.version,
+UPDATE results AS r SET key = n.key, subject = n.subject, model_name = n.model_name, version = n.version,
     reported_at = n.reported_at, status = n.status, observed_at = n.observed_at, label = n.label, analyte = n.analyte,
     value = n.value, unit = n.unit, comparator = n.comparator, contested = n.contested, matched = n.matched,
     arrived_at = CASE WHEN r.matched AND NOT n.matched THEN %s ELSE r.arrived_at END
 FROM json_to_recordset(%s::json) AS n ({_RESULT_TYPES})
-WHERE r.key = n.key AND r.result = n.result
+WHERE r.result = n.result
 """  # noqa: S608
 
 _LABELS = """
-SELECT prediction_id, label, revision, contested
+SELECT prediction_id, label, revision, contested, policy_version
 FROM json_to_recordset(%s::json) AS n (model_name text, predicted_at timestamptz, prediction_id text)
 JOIN labels USING (model_name, predicted_at, prediction_id)
 """
@@ -149,10 +147,11 @@ class Join(msgspec.Struct, frozen=True, gc=False):
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):
-    """What was published of a prediction that has had results, and whether these disagree."""
+    """What was published of a prediction that has had results, whether these disagree, and which policy was asked."""
 
     published: Published
     contested: bool
+    policy_version: int | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
@@ -285,25 +284,24 @@ class Store:
     def labels(self, predictions: Mapping[str, Taken]) -> dict[str, Known]:
         """What is known of those that have had results. Their join rows are locked."""
         rows = self._do(_LABELS, [_places(predictions)]).fetchall()
-        return {id_: Known(Published(label, revision), contested) for id_, label, revision, contested in rows}
+        return {id_: Known(Published(label, revision), *rest) for id_, label, revision, *rest in rows}
 
-    def lock_results(self, come: Iterable[Result], now: datetime) -> tuple[dict[ResultId, Result], set[ResultId]]:
-        """Results by id, locked; those that are new are written, and their ids told."""
-        rows = [_row(one) for one in come]
-        found = self._do(_LOCK_RESULTS.encode(), [now, _json(rows)]).fetchall()
-        known = {(row[0], row[1]): _result(row[:-1]) for row in found}
-        return known, {(row[0], row[1]) for row in found if row[-1]}
+    def lock_results(self, come: Iterable[Result], now: datetime) -> tuple[dict[str, Result], set[str]]:
+        """Results by what they are called, locked; those that are new are written, and told."""
+        found = self._do(_LOCK_RESULTS.encode(), [now, _json([_row(one) for one in come])]).fetchall()
+        known = {row[1]: _result(row[:-1]) for row in found}
+        return known, {row[1] for row in found if row[-1]}
 
-    def results_of_keys(self, keys: Iterable[str]) -> dict[ResultId, Result]:
+    def results_of_keys(self, keys: Iterable[str]) -> dict[str, Result]:
         """The results that name any of these orders and patients, alone or as a patient beside an order, locked."""
         wanted = list(keys)
         subjects = [key[1:] for key in wanted if key[0] == "s"]
         rows = self._do(
             f"SELECT {_VERSION}, contested, matched FROM results "  # noqa: S608
-            f"WHERE key = {_ANY} OR subject = {_ANY} ORDER BY key, result FOR UPDATE".encode(),
+            f"WHERE key = {_ANY} OR subject = {_ANY} ORDER BY result FOR UPDATE".encode(),
             [_json(wanted), _json(subjects)],
         ).fetchall()
-        return {(row[0], row[1]): _result(row) for row in rows}
+        return {row[1]: _result(row) for row in rows}
 
     # --- what belongs together
 
@@ -312,27 +310,28 @@ class Store:
         rows = self._do(_CANDIDATES, [_json(list(orders)), _json(list(subjects))]).fetchall()
         return [Candidate(*row) for row in rows]
 
-    def matches(self, results: Iterable[ResultId]) -> set[Match]:
+    def matches(self, results: Iterable[str]) -> set[Match]:
         """Which predictions the results belonged to up to now."""
-        keys, names = _columns(results, 2)
         rows = self._do(
-            "SELECT m.prediction_id, m.key, m.result FROM unnest(%s::text[], %s::text[]) AS n (key, result) "
-            "JOIN matches AS m USING (key, result)",
-            [keys, names],
+            "SELECT prediction_id, result FROM matches WHERE result = " + _ANY,  # noqa: S608
+            [_json(list(results))],
         ).fetchall()
-        return {(row[0], row[1], row[2]) for row in rows}
+        return {(row[0], row[1]) for row in rows}
 
     def change_matches(self, gone: Iterable[Match], come: Iterable[Match]) -> None:
         """Have results belong to other predictions."""
         gone, come = list(gone), list(come)
         if gone:
             self._do(
-                "DELETE FROM matches AS m USING unnest(%s::text[], %s::text[], %s::text[]) AS n (id, key, result) "
-                "WHERE (m.prediction_id, m.key, m.result) = (n.id, n.key, n.result)",
-                _columns(gone, 3),
+                "DELETE FROM matches AS m USING unnest(%s::text[], %s::text[]) AS n (id, result) "
+                "WHERE (m.prediction_id, m.result) = (n.id, n.result)",
+                [[id_ for id_, _ in gone], [result for _, result in gone]],
             )
         if come:
-            self._do("INSERT INTO matches SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])", _columns(come, 3))
+            self._do(
+                "INSERT INTO matches SELECT * FROM unnest(%s::text[], %s::text[])",
+                [[id_ for id_, _ in come], [result for _, result in come]],
+            )
 
     def results_of(self, ids: Iterable[str]) -> dict[str, list[Result]]:
         """All results of predictions, by prediction id. Their join rows are locked."""
@@ -340,7 +339,7 @@ class Store:
         rows = self._do(
             f"SELECT substr(key, 2), {_VERSION}, contested, matched FROM results "  # noqa: S608
             f"WHERE key = {_ANY} UNION ALL SELECT m.prediction_id, {_R_VERSION}, r.contested, r.matched "
-            f"FROM matches AS m JOIN results AS r USING (key, result) WHERE m.prediction_id = {_ANY}".encode(),
+            f"FROM matches AS m JOIN results AS r USING (result) WHERE m.prediction_id = {_ANY}".encode(),
             [_json(["p" + id_ for id_ in wanted]), _json(wanted)],
         ).fetchall()
         found: dict[str, list[Result]] = {}
@@ -476,14 +475,6 @@ def _taken(made: PredictionMade) -> Taken:
 def _places(predictions: Mapping[str, Taken]) -> str:
     """Where predictions are."""
     return _json([_Place(one.model_name, one.predicted_at, id_) for id_, one in predictions.items()])
-
-
-def _columns(rows: Iterable[Sequence[str]], count: int) -> list[list[str]]:
-    columns: list[list[str]] = [[] for _ in range(count)]
-    for row in rows:
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-    return columns
 
 
 def _prediction(row: Sequence[Any]) -> StoredPrediction:

@@ -57,6 +57,7 @@ class Upkeep:
                 if Keeper(connection).keep_month(month):
                     logger.info("a month is ready", extra={"month": month.isoformat()[:7]})
         self._expire(now, stop)
+        self._forget_empty(stop)
         self._forget(now - self._retention, stop)
         with self._pool.connection() as connection:
             waiting, oldest = Keeper(connection).parked()
@@ -71,6 +72,16 @@ class Upkeep:
             metrics.EXPIRED_OUTCOMES.inc(moved)
             if moved:
                 logger.warning("outcomes waited too long for their prediction", extra={"outcomes": moved})
+
+    def _forget_empty(self, stop: threading.Event) -> None:
+        """Rows that were made for a result which turned out to name another prediction."""
+        after = ""
+        while not stop.is_set():
+            with self._pool.connection() as connection:
+                looked_at = Keeper(connection).forget_empty(after, BATCH)
+            if len(looked_at) < BATCH:
+                return
+            after = looked_at[-1]
 
     def _forget(self, before: datetime, stop: threading.Event) -> None:
         """Drop the months that ended before then, after all that was joined to their predictions."""

@@ -11,7 +11,7 @@ import msgspec
 
 from driftloop.common.contract import Labels as Policy
 from driftloop.label_ingest.domain.measuring import abnormal
-from driftloop.label_ingest.domain.results import EARLIEST, Result, Version
+from driftloop.label_ingest.domain.results import EARLIEST, Result, Version, parts_of
 
 Reading = tuple[Version, bool]
 
@@ -72,10 +72,15 @@ def publish(published: Published, decision: Decision) -> Change | None:
     return Change(decision.label, published.label, published.revision + 1)
 
 
-def _standing(one: Result) -> tuple[datetime, int, datetime, str, int]:
+def _standing(one: Result) -> tuple[datetime, int, datetime, tuple[str, str], int]:
     held = one.holds
     assert held.label is not None
-    return held.observed_at or EARLIEST, held.version, held.reported_at or EARLIEST, held.result, held.label
+    return held.observed_at or EARLIEST, held.version, held.reported_at or EARLIEST, _name(held), held.label
+
+
+def _name(one: Version) -> tuple[str, str]:
+    source, result_id = parts_of(one.result)
+    return source or "", result_id or ""
 
 
 def _abnormal(policy: Policy, one: Version) -> bool | None:
@@ -93,7 +98,7 @@ def _confirmed(readings: Sequence[Reading], within_days: float) -> Decision:
 
     Of one instant's results that of the highest source and id is the latest, then an abnormal one.
     """
-    ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, reading[0].result, reading[1]))
+    ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, _name(reading[0]), reading[1]))
     times = [one.observed_at or EARLIEST for one, verdict in ordered if verdict]
     within = timedelta(days=within_days)
     if any(later - earlier <= within for earlier, later in pairwise(times)):

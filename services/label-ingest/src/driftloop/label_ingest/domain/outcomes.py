@@ -10,12 +10,10 @@ from driftloop.common.pseudonyms import order_pseudonym, pseudonym
 from driftloop.label_ingest.domain.limits import EARLIEST, LATEST
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
 from driftloop.label_ingest.domain.measuring import reading_problem
-from driftloop.label_ingest.domain.results import Version
+from driftloop.label_ingest.domain.results import SEPARATOR, Version, result_of
 
 # How far a laboratory's clock may be ahead of ours.
 CLOCK_DIFFERENCE = timedelta(minutes=10)
-# Between a source and an id: in neither of them.
-SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def version_of(event: OutcomeReported, terms: Terms) -> Version:
     only = next(iter(terms.policies)) if len(terms.policies) == 1 else None
     return Version(
         key=key,
-        result=f"{event.source or ''}{SEPARATOR}{event.result_id or ''}",
+        result=result_of(key, event.source, event.result_id),
         subject=subject,
         # Where a label is stated and one model is known here, it can be about no other one.
         model_name=event.model_name or (only if event.label is not None and key[0] != PREDICTION else None),

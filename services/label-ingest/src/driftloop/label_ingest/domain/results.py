@@ -31,9 +31,9 @@ class Fate(StrEnum):
 class Version(msgspec.Struct, frozen=True, gc=False):
     """One version of a result.
 
-    `key` is what it names: `p` and a prediction's id, `o` and an order's pseudonym, or `s` and a patient's. `result`
-    tells the results of one key apart: the source and the id there. `subject` is the patient whose prediction is looked
-    for where the order, or the patient, is all that is named. `model_name` is None where any model's will do.
+    `result` says which result it is of (see `result_of`). `key` is what it names: `p` and a prediction's id, `o` and an
+    order's pseudonym, or `s` and a patient's. `subject` is the patient whose prediction is looked for where the order,
+    or the patient, is all that is named. `model_name` is None where any model's will do.
     """
 
     key: str
@@ -74,6 +74,7 @@ class Version(msgspec.Struct, frozen=True, gc=False):
             self.status,
             self.model_name or "",
             self.subject or "",
+            self.key,
         )
 
     @property
@@ -96,6 +97,23 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     holds: Version
     contested: bool = False
     matched: bool = False
+
+
+# Between the parts of what a result is called: in none of them.
+SEPARATOR = "\x1f"
+
+
+def result_of(key: str, source: str | None, result_id: str | None) -> str:
+    """Which result is meant: a source knows its own by their ids; without both, what is named is part of the name."""
+    if source and result_id:
+        return f"{source}{SEPARATOR}{result_id}"
+    return f"{key}{SEPARATOR}{source or ''}{SEPARATOR}{result_id or ''}"
+
+
+def parts_of(result: str) -> tuple[str | None, str | None]:
+    """The source and the id of a result, where it has them."""
+    *_, source, result_id = result.split(SEPARATOR)
+    return source or None, result_id or None
 
 
 def take(known: Result | None, come: Version) -> tuple[Result, Fate]:

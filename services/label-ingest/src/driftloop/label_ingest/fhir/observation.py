@@ -40,7 +40,7 @@ _ELEMENTS = {
     "analyte": "code",
     "value": "valueQuantity.value",
     "unit": "valueQuantity.code",
-    "source": "performer",
+    "source": "identifier",
 }
 
 
@@ -137,21 +137,16 @@ def _reported_at(observation: Observation, place: str) -> datetime | None:
 
 
 def _source(observation: Observation) -> str | None:
-    """Who reports: part of the result's name, so nothing that changes from one request to the next.
+    """Who names its results: the identifier's system, else `meta.source`.
 
-    Some servers put the request's id behind a `#` in `meta.source`; a reference into the Bundle lives as long as it.
+    It is part of the result's name, so it must not change from one version to the next: who performed a test may, and
+    some servers put the request's id behind a `#` in `meta.source`.
     """
+    usable = usable_identifiers(observation.identifier)
+    if usable and usable[0].system:
+        return usable[0].system
     stated = (observation.meta.source if observation.meta is not None else None) or ""
-    if source := stated.partition("#")[0]:
-        return source
-    for performer in observation.performer:
-        if performer.identifier is not None and performer.identifier.value:
-            return f"{performer.identifier.system or ''}|{performer.identifier.value}"
-        if performer.reference and not performer.reference.startswith(("#", "urn:")):
-            return performer.reference
-        if performer.display:
-            return performer.display
-    return None
+    return stated.partition("#")[0] or None
 
 
 def _said(observation: Observation, status: str, place: str) -> dict[str, Any]:

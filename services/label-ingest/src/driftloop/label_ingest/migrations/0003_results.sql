@@ -24,8 +24,9 @@ CREATE INDEX predictions_with_shadows ON predictions (model_name, predicted_at, 
 INSERT INTO predictions SELECT predicted_at, score, model_version, prediction, prediction_id, model_name, variant,
     subject, features, shadows FROM joins WHERE model_name IS NOT NULL;
 
--- One laboratory result in its newest version. `key` says what it names: p and a prediction's id, o and an order's
--- pseudonym, s and a patient's; `result` is its source and id. Whoever looks at a result has locked its key.
+-- One laboratory result in its newest version. `result` says which it is: its source and id, or where one of these is
+-- missing also what it names. `key` says what it names: p and a prediction's id, o and an order's pseudonym, s and a
+-- patient's. Whoever looks for the results of a key has locked it.
 CREATE TABLE results (
     reported_at timestamptz,
     observed_at timestamptz,
@@ -37,32 +38,32 @@ CREATE TABLE results (
     contested boolean NOT NULL,
     -- It belongs to a prediction that is there. Else it is parked.
     matched boolean NOT NULL,
+    result text COLLATE "C" PRIMARY KEY,
     key text COLLATE "C" NOT NULL,
-    result text COLLATE "C" NOT NULL,
     -- The patient of a result that names an order, too: where no prediction was made for the order, it is looked for.
     subject text COLLATE "C",
     status text NOT NULL,
     model_name text,
     analyte text,
     unit text,
-    comparator text,
-    PRIMARY KEY (key, result)
+    comparator text
 ) WITH (fillfactor = 90);
+CREATE INDEX results_by_key ON results (key);
 CREATE INDEX results_by_subject ON results (subject) WHERE subject IS NOT NULL;
 CREATE INDEX results_parked ON results (arrived_at) WHERE NOT matched;
 
 INSERT INTO results (observed_at, arrived_at, version, label, contested, matched, key, result, status)
 SELECT observed_at, coalesce(arrived_at, now()), result_version, label, contested, model_name IS NOT NULL,
-    'p' || prediction_id, chr(31) || coalesce(result_id, ''), 'final' FROM joins WHERE label IS NOT NULL;
+    'p' || prediction_id, 'p' || prediction_id || chr(31) || chr(31) || coalesce(result_id, ''), 'final' FROM joins
+    WHERE label IS NOT NULL;
 
 -- Which predictions a result that names an order or a patient belongs to. It changes as predictions come.
 CREATE TABLE matches (
     prediction_id text COLLATE "C" NOT NULL,
-    key text COLLATE "C" NOT NULL,
     result text COLLATE "C" NOT NULL,
-    PRIMARY KEY (prediction_id, key, result)
+    PRIMARY KEY (prediction_id, result)
 );
-CREATE INDEX matches_by_result ON matches (key, result);
+CREATE INDEX matches_by_result ON matches (result);
 
 -- One row an order and one a patient, o and s as above: predictions and results that come at the same moment meet at
 -- its lock.
@@ -108,6 +109,8 @@ ALTER TABLE joins
     ADD COLUMN order_key text COLLATE "C",
     ADD CHECK (model_name IS NULL OR num_nulls(predicted_at, model_version) = 0),
     SET (fillfactor = 100);
+-- Rows that a result has made, and no prediction taken yet.
+CREATE INDEX joins_without_prediction ON joins (prediction_id) WHERE model_name IS NULL;
 CREATE INDEX joins_by_order ON joins (order_key) WHERE order_key IS NOT NULL;
 CREATE INDEX joins_by_subject ON joins (subject, predicted_at) WHERE subject IS NOT NULL;
 
