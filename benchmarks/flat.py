@@ -19,7 +19,8 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from benchmarks.harness import Figure, conditions, record, say
 from benchmarks.support.bare import bare
-from benchmarks.support.monitor import CONTRACT, Monitor, installed
+from benchmarks.support.monitor import Monitor, installed
+from benchmarks.support.service import CONTRACT
 from driftloop.common.contract import baseline_path, load_contract
 from driftloop.common.envelope import Envelope, encode_event
 from driftloop.common.events import PredictionMade, type_name
