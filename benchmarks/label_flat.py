@@ -39,7 +39,7 @@ from driftloop.label_ingest.intake import Intake
 SERVICE = "label_ingest"
 SIZES = (10_000, 1_000_000, 5_000_000)
 DAYS = 90
-OUTCOMES, WARM_UP, BATCH, ROUNDS = 8_000, 2_000, 500, 7
+OUTCOMES, WARM_UP, BATCH, ROUNDS = 8_000, 2_000, 500, 15
 RATIO = 1.3
 
 # The nth prediction of so many that spread over the days, and its id: of the predictor's form, a UUID of version 7, but

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks.harness import Figure, conditions, record, say
 from benchmarks.support.labelled import Arrivals, rate, reader
@@ -46,22 +47,31 @@ def main() -> None:
     _record_delays(delays)
 
 
-def _round(ingest: LabelIngest, ids: Sequence[str]) -> tuple[float, float]:
-    """Labels/s of ours, then of the relay."""
+class Round(NamedTuple):
+    """Labels/s of ours and of the relay, and how many µs a label kept the service's process busy."""
+
+    ours: float
+    theirs: float
+    busy: float
+
+
+def _round(ingest: LabelIngest, ids: Sequence[str]) -> Round:
     servers, target = ingest.bootstrap_servers, ingest.topic_name(LABELED_PREDICTIONS)
     starts = ingest.ends(OUTCOMES)
     with reader(servers, target, len(ids)) as arrivals:
+        before = ingest.cpu_seconds()
         with ingest.held(OUTCOMES):
             ingest.report(outcomes(ids))
         ours = rate(arrivals())
+        busy = 1e6 * (ingest.cpu_seconds() - before) / len(ids)
     ingest.wait_until(lambda: ingest.number("SELECT count(*) FROM outbox") == 0)
     with (
         reader(servers, target, len(ids)) as arrivals,
         relaying(servers, ingest.topic_name(OUTCOMES), target, starts),
     ):
         theirs = rate(arrivals())
-    say(f"{ours:,.0f} labels/s, relayed {theirs:,.0f}/s")
-    return ours, theirs
+    say(f"{ours:,.0f} labels/s, {busy:.0f} µs of the processor each; relayed {theirs:,.0f}/s")
+    return Round(ours, theirs, busy)
 
 
 def _delays(ingest: LabelIngest, ids: Sequence[str]) -> list[float]:
@@ -86,8 +96,8 @@ def _send_evenly(ingest: LabelIngest, ids: Sequence[str]) -> Arrivals:
     return sent
 
 
-def _record_rate(rounds: Sequence[tuple[float, float]], events: int) -> None:
-    ours, theirs = (statistics.median(side) for side in zip(*rounds, strict=True))
+def _record_rate(rounds: Sequence[Round], events: int) -> None:
+    ours, theirs, busy = (statistics.median(side) for side in zip(*rounds, strict=True))
     record(
         Figure(
             figure="outcomes joined end to end, labels/s as a consumer reads them",
@@ -99,7 +109,7 @@ def _record_rate(rounds: Sequence[tuple[float, float]], events: int) -> None:
             conditions=conditions(
                 "confluent-kafka", "msgspec", "psycopg",
                 events=events, partitions=OUTCOMES.partitions, replicas=1, rounds=ROUNDS,
-                stored=ROUNDS * events + RATE // 2 * PACED_SECONDS,
+                stored=ROUNDS * events + RATE // 2 * PACED_SECONDS, process_us=busy,
                 peer=f"a bound: consume, json.loads, produce, flush each {BATCH}; no database, no join",
                 statistic="median of labels/s from the first to the last; fsync on",
             ),

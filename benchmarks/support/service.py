@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import psutil
 import psycopg
 from confluent_kafka import KafkaError
 from psycopg import Connection
@@ -56,6 +57,11 @@ class Service:
         return psycopg.connect(
             self.installation.stack.database_url, autocommit=True, options=f"-c search_path={schema}"
         )
+
+    def cpu_seconds(self) -> float:
+        """How long the process, which runs, has kept a processor busy."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def committed(self, topic: Topic = PREDICTIONS) -> int:
         """How many records of a topic the stored offsets have behind them."""
