@@ -111,15 +111,17 @@ def query(desk: Desk, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement.encode()).fetchall()
 
 
-def key_of(name: Name) -> tuple[str, str]:
-    """Where the table `results` has a result."""
+def called(name: Name) -> str:
+    """What the table `results` calls a result."""
     kind, named, source, result_id = name
+    if not kind:
+        return f"{source}\x1f{result_id}"
     keys = {
         "prediction": "p" + named,
         "order": "o" + order_pseudonym(PSEUDONYM_KEY, named),
         "patient": "s" + pseudonym(PSEUDONYM_KEY, named),
     }
-    return keys[kind], f"{source}\x1f{result_id}"
+    return f"{keys[kind]}\x1f{source}\x1f{result_id}"
 
 
 def expected(desk: Desk, lived: History) -> Truth:
@@ -148,16 +150,16 @@ def check(desk: Desk, lived: History) -> None:
     assert {id_: len(story.chapters) for id_, story in told.items()} == {
         id_: revision for id_, (_, _, revision) in kept.items() if revision
     }
-    flags = {(key, result): flag for key, result, flag in query(desk, "SELECT key, result, matched FROM results")}
-    assert flags.keys() == {key_of(name) for name in real.belongs}
+    flags: dict[str, bool] = dict(query(desk, "SELECT result, matched FROM results"))
+    assert flags.keys() == set(map(called, real.belongs))
     certain = {name: ids for name, ids in real.belongs.items() if name not in real.timeless}
-    assert {key_of(name): flags[key_of(name)] for name in certain} == {
-        key_of(n): bool(ids) for n, ids in certain.items()
+    assert {called(name): flags[called(name)] for name in certain} == {
+        called(n): bool(ids) for n, ids in certain.items()
     }
-    places = {key_of(name) for name in certain}
-    matches = query(desk, "SELECT prediction_id, key, result FROM matches")
-    assert {(id_, *place) for id_, *place in matches if (*place,) in places} == {
-        (id_, *key_of(name)) for name, ids in certain.items() for id_ in ids if name[0] != "prediction"
+    known = set(map(called, certain))
+    matches = {(id_, result) for id_, result in query(desk, "SELECT prediction_id, result FROM matches")}
+    assert {one for one in matches if one[1] in known} == {
+        (id_, called(name)) for name, ids in certain.items() for id_ in ids if name not in real.by_id
     }
 
 

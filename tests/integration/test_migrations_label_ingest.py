@@ -100,7 +100,7 @@ def test_rows_are_served_as_before(desk: Desk) -> None:
     with pa.ipc.open_stream(response.content) as reader:
         rows = reader.read_all().to_pylist()
     assert [(row["prediction_id"], row["score"], row["label"], row["feature.income"]) for row in rows] == [
-        ("labelled", 0.75, 1, 42_000.0), ("unlabelled", 0.75, None, 42_000.0),
+        ("unlabelled", 0.75, None, 42_000.0), ("labelled", 0.75, 1, 42_000.0),
     ]  # fmt: skip
 
 

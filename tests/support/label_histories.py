@@ -126,22 +126,35 @@ _HOUR = timedelta(hours=1)
 
 def _versions(rng: random.Random, number: int, ids: Sequence[str], newest: int) -> list[OutcomeReported]:
     """What is said of one result: versions, amended times of issue, contradictions."""
-    kinds = ["prediction", "order", "patient", "order and patient"]
-    kind = rng.choice(kinds if len(ids) > 1 else kinds[:1])
     days = rng.choice([2, 45])
-    names: dict[str, Any] = {
+    own: dict[str, Any] = {
         "source": rng.choice([None, "north", "south"]),
         # Some laboratories give none: then all that names the same is one result.
         "result_id": rng.choice([f"L-{number}", f"L-{number}", None]),
     }
+    stated = rng.random() < 0.4
+    if own["source"] and own["result_id"] and rng.random() < 0.4:
+        # Each version of it says anew whose it is.
+        return [
+            msgspec.structs.replace(_version(rng, own | _named(rng, ids), days, newest, stated), result_version=version)
+            for version in range(1, rng.randint(2, 4))
+        ]
+    names = own | _named(rng, ids)
+    return [_version(rng, names, days, newest, stated) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
+
+
+def _named(rng: random.Random, ids: Sequence[str]) -> dict[str, Any]:
+    """Whose a result is."""
+    kinds = ["prediction", "order", "patient", "order and patient"]
+    kind = rng.choice(kinds if len(ids) > 1 else kinds[:1])
+    names: dict[str, Any] = {}
     if kind == "prediction":
         names["prediction_id"] = rng.choice([*ids, rng.choice([*ids, "nobody"])])
     if "order" in kind:
         names["order_id"] = rng.choice(["x", "y", "z"])
     if "patient" in kind:
         names["patient_id"] = rng.choice(["ann", "bob", "eve"])
-    stated = rng.random() < 0.4
-    return [_version(rng, names, days, newest, stated) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
+    return names
 
 
 def _version(rng: random.Random, names: Mapping[str, Any], days: int, newest: int, stated: bool) -> OutcomeReported:

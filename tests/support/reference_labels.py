@@ -15,7 +15,8 @@ from driftloop.common.events import OutcomeReported, PredictionMade
 UNSAID = datetime(1, 1, 1, tzinfo=UTC)
 STAGES = ["preliminary", "final", "corrected", "cancelled", "entered-in-error"]
 
-# What a result is: which of prediction, order and patient it names, that name, its source and its id.
+# Which result it is: its source and its id; where one of these is missing, also which of prediction, order and patient
+# it names, and that name (else two empty texts).
 Name = tuple[str, str, str, str]
 # Whether a measurement is abnormal for a model; None where its policy does not read it.
 Verdict = Callable[[str, OutcomeReported], bool | None]
@@ -26,18 +27,21 @@ class Truth:
     """What results are and make: the label and whether it is contested, by prediction id, and who belongs to what.
 
     `timeless` are those that were taken back without a word on when their specimen was: nobody can tell from what holds
-    where they belong.
+    where they belong. `by_id` are those that name a prediction.
     """
 
     labels: Mapping[str, int | None]
     contested: Mapping[str, bool]
     belongs: Mapping[Name, frozenset[str]]
     timeless: frozenset[Name]
+    by_id: frozenset[Name]
 
 
 def name_of(report: OutcomeReported) -> Name:
     """Which result a report is about."""
     own = (report.source or "", report.result_id or "")
+    if all(own):
+        return ("", "", *own)
     if report.prediction_id is not None:
         return ("prediction", report.prediction_id, *own)
     if report.order_id is not None:
@@ -60,12 +64,17 @@ def truth(
     labels: dict[str, int | None] = {}
     contested: dict[str, bool] = {}
     for made, _patient, _order in predictions:
-        own = {name: held[name] for name in held if made.prediction_id in belongs[name]}
+        own = {
+            name: held[name]
+            for name in held
+            if made.prediction_id in belongs[name] and held[name][0].model_name in (None, made.model_name)
+        }
         labels[made.prediction_id], contested[made.prediction_id] = _label(made.model_name, own, policies, verdict)
     timeless = frozenset(
         name for name, (one, _) in held.items() if one.observed_at is None and one.status in STAGES[3:]
     )
-    return Truth(labels, contested, belongs, timeless)
+    by_id = frozenset(name for name, (one, _) in held.items() if one.prediction_id is not None)
+    return Truth(labels, contested, belongs, timeless, by_id)
 
 
 def _newest(said: Sequence[OutcomeReported]) -> tuple[OutcomeReported, bool]:

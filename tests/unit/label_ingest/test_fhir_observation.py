@@ -32,7 +32,7 @@ def test_a_final_result_becomes_an_outcome() -> None:
         value=7.2,
         unit="%",
         status="final",
-        source="https://lab.example/lis",
+        source="https://lab.example/results",
     )
 
 
@@ -304,15 +304,14 @@ def test_a_prediction_is_named_by_its_own_system(element: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"meta": {"source": "https://lab.example/lis#rQ8x3"}}, "https://lab.example/lis"),
-        ({"meta": {"source": "#rQ8x3"}}, "Example Laboratory"),
-        ({"meta": None, "performer": [{"reference": "Organization/7", "display": "Lab"}]}, "Organization/7"),
-        ({"meta": None, "performer": [{"reference": "urn:uuid:1", "display": "Lab"}]}, "Lab"),
-        ({"meta": None, "performer": [{"identifier": {"system": "s", "value": "7"}}]}, "s|7"),
-        ({"meta": None, "performer": None}, None),
+        ({}, "https://lab.example/results"),
+        ({"identifier": [{"value": "L-1"}]}, "https://lab.example/lis"),
+        ({"identifier": None, "meta": {"source": "https://lab.example/lis#rQ8x3"}}, "https://lab.example/lis"),
+        ({"identifier": None, "meta": {"source": "#rQ8x3"}}, None),
+        ({"identifier": None, "meta": None, "performer": [{"display": "Example Laboratory"}]}, None),
     ],
 )
-def test_the_source_is_what_stays_the_same(changes: dict[str, object], expected: str | None) -> None:
+def test_the_source_is_who_names_the_result(changes: dict[str, object], expected: str | None) -> None:
     assert outcome_of(observation(**changes)).source == expected
 
 
