@@ -56,7 +56,7 @@ def join(
     """Take predictions and results, in any order of arrival and however often, and emit each change of a label."""
     joined = Joined()
     keys = store.lock_keys(_counts(predictions, versions))
-    kept = [one for one in predictions if not _erased(one, keys)]
+    kept = [one for one in predictions if not _erased(one, keys)] if keys else predictions
     joined.erased = len(predictions) - len(kept)
     # Reversed, so that of two with one id the first stays.
     halves = {one.prediction_id: one for one in reversed(kept)}
@@ -325,13 +325,17 @@ def _prediction_of(result: Result) -> str | None:
 
 def _counts(predictions: Sequence[PredictionMade], versions: Sequence[Version]) -> Counter[str]:
     """The keys of orders and patients that are named, each with how many results name it."""
-    counts: Counter[str] = Counter({key: 0 for made in predictions for key in _keys(made)})
+    counts: Counter[str] = Counter({key: 0 for made in predictions if _is_named(made) for key in _keys(made)})
     for one in versions:
         if one.key[0] != PREDICTION:
             counts[one.key] += 1
             if one.subject is not None and one.key[0] != SUBJECT:
                 counts[SUBJECT + one.subject] += 1
     return counts
+
+
+def _is_named(made: PredictionMade) -> bool:
+    return made.subject is not None or made.order is not None
 
 
 def _keys(made: PredictionMade) -> list[str]:
@@ -348,7 +352,7 @@ def _erased(made: PredictionMade, keys: Mapping[str, Key]) -> bool:
 
 def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list[str]:
     """The keys of predictions that may have results."""
-    return sorted({key for made in predictions for key in _keys(made) if keys[key].results})
+    return sorted({key for made in predictions if _is_named(made) for key in _keys(made) if keys[key].results})
 
 
 def _is_timeless(version: Version) -> bool:

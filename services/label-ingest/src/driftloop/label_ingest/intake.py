@@ -118,7 +118,8 @@ class Intake:
             if isinstance(event, PredictionMade):
                 _refuse(prediction_problem(event))
                 predictions.append(event)
-                traces[PREDICTION + event.prediction_id] = one.envelope.traceparent
+                if one.envelope.traceparent is not None:
+                    traces[PREDICTION + event.prediction_id] = one.envelope.traceparent
             elif isinstance(event, OutcomeReported):
                 _refuse(outcome_problem(event, self._terms, now))
                 versions.append(version := version_of(event, self._terms))

@@ -3,7 +3,8 @@
 Everyone takes locks in this order, each kind by its key: keys, join rows that are named, results, further join rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any, LiteralString
@@ -202,12 +203,13 @@ class Store:
                 with self._connection.transaction():
                     there = self._keys_there(results)
                     new = sorted(results.keys() - there.keys())
-                    self._copy("keys (key, results)", (f"{_escaped(key)}\t{results[key]}\n" for key in new))
+                    with self._copy("keys (key, results)", (f"{_escaped(key)}\t{results[key]}\n" for key in new)):
+                        made = {key: Key(results[key]) for key in new}
             except UniqueViolation:
                 # Somebody made one of these rows since: it is locked as one that is there.
                 continue
             more = {key: results[key] for key in there if results[key]}
-            return there | {key: Key(results[key]) for key in new} | (self._lock_keys(more) if more else {})
+            return there | made | (self._lock_keys(more) if more else {})
         return self._lock_keys(results)
 
     def _keys_there(self, keys: Iterable[str]) -> dict[str, Key]:
@@ -227,17 +229,19 @@ class Store:
         named = {*others} - predictions.keys()
         if not predictions and not named:
             return {}
+        ids = predictions.keys() | named
+        # Most predictions are new: where nothing else is named, they are written without a look.
+        look = bool(named)
         for _ in range(TRIES):
             try:
-                # Most predictions are new, and most results name one that is there: neither needs more than a look.
                 with self._connection.transaction():
-                    there = self.lock_joins(predictions.keys() | named)
-                    new = {id_: predictions.get(id_) for id_ in sorted((predictions.keys() | named) - there.keys())}
-                    self._write(new)
+                    there = self.lock_joins(ids) if look else {}
+                    new = {id_: predictions.get(id_) for id_ in sorted(ids - there.keys())}
+                    made = self._write(new)
             except UniqueViolation:
-                # Somebody made one of these rows since: it is locked as one that is there.
+                # Somebody made one of these rows before: it is locked as one that is there.
+                look = True
                 continue
-            made = {id_: Join(None if one is None else _taken(one), fresh=True) for id_, one in new.items()}
             waited_for = [predictions[id_] for id_ in there.keys() & predictions.keys() if there[id_].taken is None]
             # These are no fresh ones, whatever the server says of a row that this transaction locked before.
             came = {id_: Join(one.taken) for id_, one in self._lock(waited_for).items()}
@@ -250,31 +254,41 @@ class Store:
         found = self._do(_LOCK, [_json(rows)]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half), fresh) for id_, fresh, *half in found}
 
-    def _write(self, new: Mapping[str, PredictionMade | None]) -> None:
+    def _write(self, new: Mapping[str, PredictionMade | None]) -> dict[str, Join]:
         """Write join rows that are not there, in the order of their ids, and the predictions of those that have one.
 
         Raises UniqueViolation if one is there.
         """
-        self._copy(
-            "joins (prediction_id, model_name, model_version, predicted_at, subject, order_key, repeatable_until)",
-            map(_join_line, new, new.values()),
-        )
-        self._copy(
-            "predictions (prediction_id, model_name, model_version, predicted_at, score, prediction, variant, subject, "
+        made = [one for one in new.values() if one is not None]
+        # Both tables have it, and saying a time takes longer than anything else of a row.
+        times = [str(one.predicted_at) for one in made]
+        at = iter(times)
+        with self._copy(
+            "joins (prediction_id, predicted_at, repeatable_until, model_version, model_name, subject, order_key)",
+            (f"{id_}{_NO_PREDICTION if one is None else _join_line(one, next(at))}" for id_, one in new.items()),
+        ):
+            # The server is still taking what was sent.
+            lines = list(map(_prediction_line, made, times))
+        with self._copy(
+            "predictions (prediction_id, predicted_at, model_version, model_name, score, prediction, variant, subject, "
             "features, shadows)",
-            (_prediction_line(one) for one in new.values() if one is not None),
-        )
+            lines,
+        ):
+            return {id_: Join(None if one is None else _taken(one), fresh=True) for id_, one in new.items()}
 
-    def _copy(self, table: LiteralString, lines: Iterable[str]) -> None:
-        """Write lines of COPY's text format; while the server takes some, the next ones are made."""
+    @contextmanager
+    def _copy(self, table: LiteralString, lines: Iterable[str]) -> Iterator[None]:
+        """Send lines of COPY's text format; the server may still be taking them until the end of the block."""
         left = iter(lines)
         some = list(islice(left, COPIED_LINES))
         if not some:
+            yield
             return
         with self._connection.cursor().copy("COPY " + table + " FROM STDIN") as copy:
             while some:
                 copy.write("".join(some))
                 some = list(islice(left, COPIED_LINES))
+            yield
 
     def lock_joins(self, ids: Iterable[str]) -> dict[str, Join]:
         """Join rows of ids that are there, locked in their order."""
@@ -424,20 +438,16 @@ class _LabelRow(msgspec.Struct, frozen=True, gc=False):
 # COPY's text format, written by hand: the client's own writer takes four times as long. Ids and names are plain words.
 
 
-def _join_line(id_: str, one: PredictionMade | None) -> str:
-    if one is None:
-        return f"{id_}{_NO_PREDICTION}"
-    return (
-        f"{id_}\t{one.model_name}\t{one.model_version}\t{one.predicted_at}\t{_text(one.subject)}\t{_text(one.order)}\t"
-        f"{one.repeatable_until or _NULL}\n"
-    )
+def _join_line(one: PredictionMade, at: str) -> str:
+    repeatable = _NULL if one.repeatable_until is None else one.repeatable_until
+    return f"\t{at}\t{repeatable}\t{one.model_version}\t{one.model_name}\t{_text(one.subject)}\t{_text(one.order)}\n"
 
 
-def _prediction_line(one: PredictionMade) -> str:
+def _prediction_line(one: PredictionMade, at: str) -> str:
+    shadows = _escaped(_json(one.shadows)) if one.shadows else _NULL
     return (
-        f"{one.prediction_id}\t{one.model_name}\t{one.model_version}\t{one.predicted_at}\t{one.score!r}\t"
-        f"{one.prediction}\t{one.variant}\t{_text(one.subject)}\t{_escaped(_json(one.features))}\t"
-        f"{_escaped(_json(one.shadows)) if one.shadows else _NULL}\n"
+        f"{one.prediction_id}\t{at}\t{one.model_version}\t{one.model_name}\t{one.score!r}\t{one.prediction}\t"
+        f"{one.variant}\t{_text(one.subject)}\t{_escaped(_json(one.features))}\t{shadows}\n"
     )
 
 
