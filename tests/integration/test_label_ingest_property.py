@@ -14,12 +14,8 @@ import psycopg
 import pytest
 
 from driftloop.common.events import LabelRetracted, PredictionLabeled
-from driftloop.common.postgres.outbox import emit
 from driftloop.common.pseudonyms import order_pseudonym, pseudonym
 from driftloop.devstack import Stack
-from driftloop.label_ingest import handlers
-from driftloop.label_ingest.domain.outcomes import version_of
-from driftloop.label_ingest.store import Store
 from tests.support.house import House
 from tests.support.label_histories import CONTRACTS, POLICIES, Batch, History, history, verdict
 from tests.support.label_ingest import PSEUDONYM_KEY, Desk, opened
@@ -47,17 +43,14 @@ class _Crash(Exception):
 
 
 def deliver(desk: Desk, batch: Batch) -> None:
-    """A batch arrives; of two transactions that wait for each other the server ends one, which comes again."""
+    """A batch arrives; of two transactions that meet the one that does not get through comes again."""
     while True:
         try:
             with desk.pool.connection() as connection, connection.transaction():
-                handlers.join(
-                    Store(connection), lambda events: emit(connection, events), desk.now, desk.terms.policies,
-                    batch.predictions, [version_of(one, desk.terms) for one in batch.reports], {},
-                )  # fmt: skip
+                desk.join(connection, batch.predictions, batch.reports)
                 if batch.lost:
                     raise _Crash
-        except psycopg.errors.DeadlockDetected:
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
             continue
         except _Crash:
             pass

@@ -199,7 +199,7 @@ def fill(desk: Desk, rows: int) -> None:
             [START, rows],
         )
         connection.execute(
-            "INSERT INTO labels SELECT predicted_at, now(), 1, NULL, 1, false, prediction_id, model_name "
+            "INSERT INTO labels SELECT predicted_at, now(), 1, 1, NULL, 1, false, prediction_id, model_name "
             "FROM predictions WHERE prediction_id LIKE '%0'"
         )
 

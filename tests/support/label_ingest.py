@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import msgspec
 from fastapi import FastAPI
+from psycopg import Connection
+from psycopg.errors import SerializationFailure
 
 from driftloop.common.contract import Contract, load_contract
 from driftloop.common.events import (
@@ -32,7 +34,7 @@ from driftloop.label_ingest.api import create_app
 from driftloop.label_ingest.domain.outcomes import Terms, version_of
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.reports import Answer
-from driftloop.label_ingest.store import Store
+from driftloop.label_ingest.store import Store, begin
 from tests.support.asgi import ask
 from tests.support.house import House
 from tests.support.paths import MODELS
@@ -72,13 +74,25 @@ class Desk:
         self, predictions: Sequence[PredictionMade] = (), outcomes: Sequence[OutcomeReported] = ()
     ) -> list[Answer]:
         """A batch arrives; the answers to its outcomes."""
-        with self.pool.connection() as connection, connection.transaction():
-            joined = handlers.join(
-                Store(connection), lambda events: emit(connection, events), self.now, self.terms.policies,
-                predictions, [version_of(one, self.terms) for one in outcomes], {},
-            )  # fmt: skip
+        while True:
+            try:
+                with self.pool.connection() as connection, connection.transaction():
+                    joined = self.join(connection, predictions, outcomes)
+                break
+            except SerializationFailure:
+                continue
         self.clashes += joined.clashes
         return joined.answers
+
+    def join(
+        self, connection: Connection, predictions: Sequence[PredictionMade], outcomes: Sequence[OutcomeReported]
+    ) -> handlers.Joined:
+        """Join a batch in a transaction that has begun."""
+        begin(connection)
+        return handlers.join(
+            Store(connection), lambda events: emit(connection, events), self.now, self.terms.policies,
+            predictions, [version_of(one, self.terms) for one in outcomes], {},
+        )  # fmt: skip
 
     def events(self) -> list[PredictionLabeled | LabelRetracted | SubjectErased]:
         """What the outbox holds, in order."""

@@ -126,6 +126,8 @@ class _Come:
         self._left: set[str] = set()
         # Predictions whose results must be read again, because this batch may not hold all of them.
         self._reread: set[str] = set()
+        # Predictions whose results have changed, whatever that makes of them.
+        self._altered: set[str] = set()
 
     def take(self, versions: Sequence[Version]) -> None:
         """Fold the versions into their results, one after the other."""
@@ -147,6 +149,7 @@ class _Come:
                     continue
                 changed.append(known[id_])
             keys = {before.holds.key, known[id_].holds.key}
+            self._altered |= {key[1:] for key in keys if key[0] == PREDICTION}
             if any(key[0] != PREDICTION for key in keys):
                 self._keyed.add(id_)
             # A correction may name another prediction: the one before has lost a result.
@@ -192,6 +195,7 @@ class _Come:
         after = {one for one in after if one[0] in touched or one in before}
         self._store.change_matches(before - after, after - before)
         self._reread |= touched
+        self._altered |= touched
         self._flag(results, after)
 
     def _belonging(self, results: Mapping[str, Result]) -> set[Match]:
@@ -233,9 +237,10 @@ class _Come:
         if waited_for:
             self._store.unpark(waited_for)
             self._reread |= waited_for
+            self._altered |= waited_for
 
     def reread_all(self) -> None:
-        """Look at all results of the predictions that are locked."""
+        """Look at all results of the predictions that are at hand."""
         self._reread |= self.rows.keys()
 
     def decide(self) -> dict[str, Change]:
@@ -258,9 +263,10 @@ class _Come:
                 changes[id_] = change
             published = before.published if change is None else Published(change.label, change.revision)
             version = None if published.label is None else decision.policy_version
-            now = Known(published, decision.contested, version)
-            if now != before or (id_ in results and id_ not in known):
-                saved[id_] = Saved(one, published, version, decision.contested)
+            now = Known(published, decision.contested, version, before.looks)
+            # Who looks at the same moment must see that there is more to look at, even if it makes no difference.
+            if now != before or (id_ in self._altered and id_ in results):
+                saved[id_] = Saved(one, now)
         self._store.save(saved, self._now)
         return changes
 

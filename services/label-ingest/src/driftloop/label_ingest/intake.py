@@ -24,7 +24,7 @@ from driftloop.label_ingest.domain.outcomes import Terms, outcome_problem, versi
 from driftloop.label_ingest.domain.results import Version
 from driftloop.label_ingest.erasing import Erased, erase
 from driftloop.label_ingest.reports import Answer, Rejected
-from driftloop.label_ingest.store import Store
+from driftloop.label_ingest.store import Store, begin, hold_off
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class Intake:
             def emitting(events: Iterable[Outgoing]) -> None:
                 emit(connection, events)
 
+            hold_off(connection)
             erased, others = erase(connection, emitting, subject, now)
             joined = handlers.look_again(Store(connection), emitting, now, self._terms.policies, others)
             audit.record(connection, now, caller, "erasure", {"subject": subject} | vars(erased))
@@ -140,6 +141,7 @@ class Intake:
         versions: Sequence[Version],
         traces: handlers.Traces,
     ) -> handlers.Joined:
+        begin(connection)
         return handlers.join(
             Store(connection), lambda events: emit(connection, events), self._clock(), self._terms.policies,
             predictions, versions, traces,

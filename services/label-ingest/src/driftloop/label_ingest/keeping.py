@@ -5,6 +5,8 @@ from datetime import date, datetime
 
 from psycopg import Connection
 
+from driftloop.label_ingest.store import hold_off
+
 # A prediction's place in its table.
 Place = tuple[str, datetime, str]
 
@@ -79,6 +81,7 @@ class Keeper:
 
     def forget(self, places: Sequence[Place], *, predictions: bool) -> None:
         """Delete what the join knows of predictions, and if told so the predictions, too."""
+        hold_off(self._connection)
         ids = [id_ for _, _, id_ in places]
         keys = [key for (key,) in self._connection.execute(_KEYS_OF, {"ids": ids}).fetchall()]
         self._lock_keys(keys)

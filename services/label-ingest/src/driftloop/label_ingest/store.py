@@ -1,6 +1,7 @@
 """label-ingest's SQL of the join: keys, join rows, results and which of them belong together.
 
-Everyone takes locks in this order, each kind by its key: keys, join rows that are named, results, further join rows.
+Everyone takes locks in this order, each kind by its key: keys, join rows whose prediction has not come, results. What
+the results of a prediction make is written only if nobody else has written it meanwhile.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, LiteralString
 import msgspec
 from psycopg import Connection, Cursor
 from psycopg.abc import Params
-from psycopg.errors import UniqueViolation
+from psycopg.errors import SerializationFailure, UniqueViolation
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
@@ -35,15 +36,16 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 # somebody else has made some of them.
 TRIES = 50
 COPIED_LINES = 200
+_LOCK_CLASS = 0x4A6F696E
 
 # One of the texts in a JSON array.
 _ANY = "ANY(ARRAY(SELECT json_array_elements_text(%s::json)))"
 # A batch travels as one JSON text: quicker to write, send and read than an array a column.
 _KEYS_THERE = f"SELECT key, results, erased_at FROM keys WHERE key = {_ANY} ORDER BY key FOR UPDATE"  # noqa: S608
 _JOINS_THERE = f"""
-SELECT prediction_id, model_name, model_version, predicted_at, repeatable_until FROM joins
-WHERE prediction_id = {_ANY} ORDER BY prediction_id FOR UPDATE
+SELECT prediction_id, model_name, model_version, predicted_at, repeatable_until FROM joins WHERE prediction_id = {_ANY}
 """  # noqa: S608
+_LOCKED = "ORDER BY prediction_id FOR UPDATE"
 _CANDIDATES = f"""
 SELECT prediction_id, model_name, predicted_at, order_key, subject FROM joins
 WHERE order_key = {_ANY} OR subject = {_ANY}
@@ -112,24 +114,26 @@ WHERE r.result = n.result
 """  # noqa: S608
 
 _LABELS = """
-SELECT prediction_id, label, revision, contested, policy_version
+SELECT prediction_id, label, revision, contested, policy_version, looks
 FROM json_to_recordset(%s::json) AS n (model_name text, predicted_at timestamptz, prediction_id text)
 JOIN labels USING (model_name, predicted_at, prediction_id)
 """
 _SAVE = """
-INSERT INTO labels AS l (model_name, predicted_at, prediction_id, label, revision, policy_version, contested,
+INSERT INTO labels AS l (model_name, predicted_at, prediction_id, label, revision, policy_version, contested, looks,
     labeled_at)
-SELECT model_name, predicted_at, prediction_id, label, revision, policy_version, contested,
+SELECT model_name, predicted_at, prediction_id, label, revision, policy_version, contested, looks,
     CASE WHEN revision > 0 THEN %(now)s::timestamptz END
 FROM json_to_recordset(%(rows)s::json) AS n (model_name text, predicted_at timestamptz, prediction_id text,
-    label smallint, revision int, policy_version int, contested boolean)
+    label smallint, revision int, policy_version int, contested boolean, looks int)
 ORDER BY model_name, predicted_at, prediction_id COLLATE "C"
 ON CONFLICT (model_name, predicted_at, prediction_id) DO UPDATE SET
     label = excluded.label,
     policy_version = excluded.policy_version,
     contested = excluded.contested,
     labeled_at = CASE WHEN excluded.revision > l.revision THEN excluded.labeled_at ELSE l.labeled_at END,
-    revision = excluded.revision
+    revision = excluded.revision,
+    looks = excluded.looks
+WHERE l.looks = excluded.looks - 1
 """
 
 
@@ -148,20 +152,22 @@ class Join(msgspec.Struct, frozen=True, gc=False):
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):
-    """What was published of a prediction that has had results, whether these disagree, and which policy was asked."""
+    """What was published of a prediction that has had results, whether these disagree, and which policy was asked.
+
+    `looks` counts how often that was written.
+    """
 
     published: Published
     contested: bool
     policy_version: int | None = None
+    looks: int = 0
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
     """What is to be kept of a prediction's results."""
 
     taken: Taken
-    published: Published
-    policy_version: int | None
-    contested: bool
+    known: Known
 
 
 class StoredPrediction(msgspec.Struct, frozen=True, gc=False):
@@ -176,6 +182,16 @@ class StoredPrediction(msgspec.Struct, frozen=True, gc=False):
     subject: str | None
     shadows: Shadows
     features: Features
+
+
+def begin(connection: Connection) -> None:
+    """Say that this transaction joins: until it ends nothing is taken away from under it."""
+    connection.execute("SELECT pg_advisory_xact_lock_shared(%s, hashtext(current_schema()))", [_LOCK_CLASS])
+
+
+def hold_off(connection: Connection) -> None:
+    """Wait until nobody joins, and let nobody begin, until this transaction ends: something is to be taken away."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(current_schema()))", [_LOCK_CLASS])
 
 
 class Store:
@@ -291,12 +307,20 @@ class Store:
             yield
 
     def lock_joins(self, ids: Iterable[str]) -> dict[str, Join]:
-        """Join rows of ids that are there, locked in their order."""
-        rows = self._do(_JOINS_THERE, [_json(list(ids))]).fetchall()
+        """Join rows of ids that are there; those whose prediction has not come are locked, in their order.
+
+        A prediction that has come does not change any more, and goes only when nobody joins (see `hold_off`).
+        """
+        there = self._joins_there(_JOINS_THERE, ids)
+        empty = [id_ for id_, one in there.items() if one.taken is None]
+        return there | self._joins_there(_JOINS_THERE + _LOCKED, empty) if empty else there
+
+    def _joins_there(self, statement: LiteralString, ids: Iterable[str]) -> dict[str, Join]:
+        rows = self._do(statement, [_json(list(ids))]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half)) for id_, *half in rows}
 
     def labels(self, predictions: Mapping[str, Taken]) -> dict[str, Known]:
-        """What is known of those that have had results. Their join rows are locked."""
+        """What is known of those that have had results. To be asked before their results are read."""
         rows = self._do(_LABELS, [_places(predictions)]).fetchall()
         return {id_: Known(Published(label, revision), *rest) for id_, label, revision, *rest in rows}
 
@@ -348,7 +372,7 @@ class Store:
             )
 
     def results_of(self, ids: Iterable[str]) -> dict[str, list[Result]]:
-        """All results of predictions, by prediction id. Their join rows are locked."""
+        """All results of predictions, by prediction id."""
         wanted = list(ids)
         rows = self._do(
             f"SELECT substr(key, 2), {_VERSION}, contested, matched FROM results "  # noqa: S608
@@ -374,16 +398,20 @@ class Store:
         self._do(_UNPARK, [_json(["p" + id_ for id_ in ids])])
 
     def save(self, changed: Mapping[str, Saved], now: datetime) -> None:
-        """Write what results make of predictions whose join rows are locked."""
+        """Write what results make of predictions.
+
+        Raises SerializationFailure where somebody else has done so since it was asked what is known: there may be
+        results that this transaction has not seen, so it must begin anew.
+        """
         rows = [
             _LabelRow(
-                one.taken.model_name, one.taken.predicted_at, id_, one.published.label, one.published.revision,
-                one.policy_version, one.contested,
+                one.taken.model_name, one.taken.predicted_at, id_, one.known.published.label,
+                one.known.published.revision, one.known.policy_version, one.known.contested, one.known.looks + 1,
             )
             for id_, one in changed.items()
         ]  # fmt: skip
-        if rows:
-            self._do(_SAVE, {"now": now, "rows": _json(rows)})
+        if rows and self._do(_SAVE, {"now": now, "rows": _json(rows)}).rowcount < len(rows):
+            raise SerializationFailure("somebody else has looked at the same results")
 
     def predictions(self, wanted: Mapping[str, Taken]) -> dict[str, StoredPrediction]:
         """Predictions as they were logged, by id."""
@@ -433,6 +461,7 @@ class _LabelRow(msgspec.Struct, frozen=True, gc=False):
     revision: int
     policy_version: int | None
     contested: bool
+    looks: int
 
 
 # COPY's text format, written by hand: the client's own writer takes four times as long. Ids and names are plain words.

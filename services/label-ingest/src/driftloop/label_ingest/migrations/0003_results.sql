@@ -82,6 +82,8 @@ CREATE TABLE labels (
     labeled_at timestamptz,
     -- How often it has changed; 0 is never.
     revision int NOT NULL,
+    -- How often somebody has looked at all results and written what they make: who did so at the same moment sees it.
+    looks int NOT NULL,
     -- Which policy made it, NULL where the laboratory said it.
     policy_version int,
     -- NULL where there is none (yet), or it was retracted.
@@ -95,10 +97,10 @@ CREATE TABLE labels (
 ) WITH (fillfactor = 90);
 CREATE INDEX labels_contested ON labels (model_name) WHERE contested;
 
-INSERT INTO labels SELECT predicted_at, labeled_at, label_revision, NULL, published_label, contested, prediction_id,
+INSERT INTO labels SELECT predicted_at, labeled_at, label_revision, 1, NULL, published_label, contested, prediction_id,
     model_name FROM joins WHERE model_name IS NOT NULL AND label IS NOT NULL;
 
--- A join row is written once, and then only locked: what changes is elsewhere.
+-- A join row is written twice at the most: by a result that comes first, and by the prediction. What changes is elsewhere.
 DROP INDEX joins_by_time, joins_labeled_by_time, joins_parked, joins_contested, joins_with_shadows_by_time;
 ALTER TABLE joins
     DROP CONSTRAINT joins_check1,
