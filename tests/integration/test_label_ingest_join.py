@@ -289,12 +289,45 @@ def test_a_label_that_must_be_confirmed_anew_is_taken_back(desk: Desk) -> None:
 
 @pytest.mark.parametrize("arrival", list(itertools.permutations(range(3))))
 def test_results_confirm_each_other_in_whatever_order_they_arrive(desk: Desk, arrival: Sequence[int]) -> None:
-    results = [hba1c(7.0, 1, order_id="A-1", result_id="a"), hba1c(7.0, 30, order_id="A-1", result_id="b"),
-               hba1c(5.0, 15, order_id="A-1", result_id="c")]  # fmt: skip
+    results = [hba1c(7.0, 1, order_id="A-1", result_id="a"), hba1c(7.0, 20, order_id="A-1", result_id="b"),
+               hba1c(5.0, 10, order_id="A-1", result_id="c")]  # fmt: skip
     desk.take([seen("p", order="A-1", model=CONFIRMING.name)])
     for place in arrival:
         desk.take(outcomes=[results[place]])
     # Abnormal twice, but not near enough; the latest is abnormal and still waits.
+    assert labels(desk) == {}
+
+
+def test_one_specimen_does_not_confirm_itself_however_often_it_is_reported(desk: Desk) -> None:
+    desk.take([seen("p", order="A-1", model=CONFIRMING.name)])
+    desk.take(outcomes=[hba1c(7.0, 1, order_id="A-1", result_id=name) for name in ("by-fhir", "by-hl7")])
+    assert labels(desk) == {}
+    desk.take(outcomes=[glucose(150, "mg/dL", 1, order_id="A-1", result_id="another test of it")])
+    assert labels(desk) == {"p": 1}
+
+
+def test_an_order_of_another_patient_is_not_this_one(desk: Desk) -> None:
+    desk.take([seen("p", order="A-1", patient="ann")])
+    assert desk.take(outcomes=[hba1c(order_id="A-1", patient_id="bob")]) == [Answer("parked")]
+    assert desk.take(outcomes=[hba1c(order_id="A-1", patient_id="ann", result_id="hers")])[0].status == "joined"
+
+
+def test_an_order_number_that_comes_again_is_not_the_old_one(desk: Desk) -> None:
+    desk.take([seen("old", order="A-1")])
+    assert desk.take(outcomes=[hba1c(on=700, order_id="A-1")]) == [Answer("parked")]
+
+
+def test_a_withdrawal_that_says_no_time_is_the_last_of_its_version(desk: Desk) -> None:
+    desk.take([seen("p", order="A-1")], [hba1c(order_id="A-1", reported_at=day(2))])
+    withdrawn = OutcomeReported(order_id="A-1", status="entered-in-error")
+    assert [one.status for one in desk.take(outcomes=[withdrawn])] == ["retracted"]
+    assert labels(desk) == {}
+
+
+def test_a_label_of_another_model_says_so_and_does_not_count(desk: Desk) -> None:
+    desk.take([seen("p")])
+    (answer,) = desk.take(outcomes=[OutcomeReported(prediction_id="p", label=1, model_name=CONFIRMING.name)])
+    assert (answer.status, "the prediction is of diabetes" in (answer.detail or "")) == ("waiting", True)
     assert labels(desk) == {}
 
 

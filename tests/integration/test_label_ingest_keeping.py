@@ -6,12 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from prometheus_client import REGISTRY
+from psycopg import sql
 
 from driftloop.common.events import OutcomeReported
 from driftloop.devstack import Stack
 from driftloop.label_ingest.keeping import Keeper
+from driftloop.label_ingest.reading import Reader, RowQuery
 from driftloop.label_ingest.reports import Answer
 from driftloop.label_ingest.upkeep import Upkeep
 from tests.support.asgi import ask
@@ -34,12 +37,17 @@ def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def desk(opened_desk: tuple[House, Desk]) -> Desk:
     """A desk on which nothing lies, and which has no month's table yet."""
-    desk = Desk(opened_desk[1].pool, contracts=CONTRACTS)
+    house, opened = opened_desk
+    desk = Desk(opened.pool, contracts=CONTRACTS)
     desk.clear()
     with desk.pool.connection() as connection:
-        keeper = Keeper(connection)
-        for month in keeper.months():
-            keeper.drop_month(month)
+        months = Keeper(connection).months()
+    # The service's role may not drop a month that is not old.
+    schema = sql.Identifier(house.namespace.schema("label_ingest"))
+    with psycopg.connect(house.stack.database_url, autocommit=True) as admin:
+        for month in months:
+            table = sql.Identifier(f"predictions_{month:%Y_%m}")
+            admin.execute(sql.SQL("DROP TABLE {}.{}").format(schema, table))
     return desk
 
 
@@ -151,6 +159,39 @@ def test_an_expired_outcome_that_is_sent_again_waits_anew(desk: Desk) -> None:
     assert desk.take(outcomes=[hba1c(order_id="A-1")]) == [Answer("parked")]
     desk.take([seen("p", order="A-1")])
     assert [one.prediction_id for one in desk.published()] == ["p"]
+
+
+def test_an_old_version_of_an_expired_outcome_is_no_news(desk: Desk) -> None:
+    start = desk.now
+    desk.take(outcomes=[hba1c(5.0, order_id="A-1", result_version=2)])
+    upkeep(desk, start + PARKED * 2)
+    assert desk.take(outcomes=[hba1c(7.0, order_id="A-1")])[0].status == "superseded"
+    desk.take([seen("p", order="A-1")])
+    assert [one.label for one in desk.published()] == [0]
+
+
+def test_a_month_that_somebody_reads_holds_nobody_up(desk: Desk) -> None:
+    desk.take([seen("p")])
+    with desk.pool.connection() as reader:
+        assert next(Reader(reader).rows(RowQuery("diabetes", None), 1))
+        upkeep(desk, day(40))
+        desk.take([seen("q")])
+        assert desk.summary(DIABETES.name)["predictions"] == 2
+
+
+def test_the_services_role_gains_nothing_by_tables_of_its_own(opened_desk: tuple[House, Desk]) -> None:
+    house, _ = opened_desk
+    with psycopg.connect(house.database_url("label_ingest")) as connection:
+        connection.execute(
+            "CREATE TEMP TABLE predictions_other (predicted_at timestamptz);"
+            "CREATE FUNCTION pg_temp.act() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'acted as %', current_user; END $$;"
+            "CREATE TRIGGER t BEFORE DELETE ON predictions_other FOR EACH STATEMENT EXECUTE FUNCTION pg_temp.act()"
+        )
+        assert connection.execute("SELECT keep_month('2031-01-01')").fetchone() == (True,)
+        connection.rollback()
+        with pytest.raises(psycopg.errors.RaiseException, match="not old enough"):
+            connection.execute("SELECT drop_month(current_date)")
 
 
 def test_a_result_that_loses_its_prediction_by_a_correction_waits_from_then_on(desk: Desk) -> None:

@@ -13,6 +13,13 @@ from driftloop.common.events import OutcomeReported, PredictionMade
 
 # Earlier than any time that was said, in place of one that was not.
 UNSAID = datetime(1, 1, 1, tzinfo=UTC)
+# Later than any, in place of that of a correction.
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+# Codes of one test, which says the same of a specimen whichever it is reported under.
+TESTS = {
+    "4548-4": "HbA1c", "17856-6": "HbA1c", "59261-8": "HbA1c", "1558-6": "fasting", "14771-0": "fasting",
+    "1518-0": "two hours",
+}  # fmt: skip
 STAGES = ["preliminary", "final", "corrected", "cancelled", "entered-in-error"]
 
 # Which result it is: its source and its id; where one of these is missing, also which of prediction, order and patient
@@ -81,7 +88,9 @@ def _newest(said: Sequence[OutcomeReported]) -> tuple[OutcomeReported, bool]:
     """The report that holds, and whether its version was reported with two contents."""
 
     def age(one: OutcomeReported) -> tuple[int, datetime, int]:
-        return one.result_version, one.reported_at or UNSAID, STAGES.index(one.status)
+        stage = STAGES.index(one.status)
+        unsaid = NEVER if stage >= STAGES.index("corrected") else UNSAID
+        return one.result_version, one.reported_at or unsaid, stage
 
     newest = [one for one in said if age(one) == max(map(age, said))]
     contents = {(one.label, one.analyte, one.value, one.unit, one.comparator) for one in newest}
@@ -109,7 +118,16 @@ def _belonging(
         and (report.analyte is None or verdict(made.model_name, report) is not None)
     ]
     of_order = frozenset(
-        made.prediction_id for made, _, order in meant if order is not None and order == report.order_id
+        made.prediction_id
+        for made, patient, order in meant
+        if order is not None
+        and order == report.order_id
+        and (patient is None or report.patient_id is None or patient == report.patient_id)
+        and (
+            report.observed_at is None
+            or abs(report.observed_at - made.predicted_at)
+            <= timedelta(days=policies[made.model_name].match_within_days)
+        )
     )
     if of_order or report.patient_id is None or report.observed_at is None:
         return of_order
@@ -133,7 +151,7 @@ def _label(
     model: str, results: Mapping[Name, tuple[OutcomeReported, bool]], policies: Mapping[str, Labels], verdict: Verdict
 ) -> tuple[int | None, bool]:
     final = {name: one for name, one in results.items() if one[0].status in ("final", "corrected")}
-    stated = [(one, *name[2:], twice) for name, (one, twice) in final.items() if one.label is not None]
+    stated = [(one, *name[2:4], twice) for name, (one, twice) in final.items() if one.label is not None]
     if stated:
         winner = max(
             stated,
@@ -144,18 +162,18 @@ def _label(
         )[0]  # fmt: skip
         return winner.label, any(twice or one.label != winner.label for one, _, _, twice in stated)
     read = sorted(
-        (one.observed_at or UNSAID, *name[2:], abnormal)
+        (one.observed_at or UNSAID, *name[2:4], abnormal, one.analyte or "")
         for name, (one, _) in final.items()
         if (abnormal := verdict(model, one)) is not None
     )
     if not read:
         return None, False
     contested = any(twice for _, twice in final.values())
-    abnormal_at = [one[0] for one in read if one[-1]]
+    abnormal_at = sorted({(one[0], TESTS[one[-1]]) for one in read if one[-2]})
     policy = policies[model]
     if policy.decide == "single":
         return int(bool(abnormal_at)), contested
     within = timedelta(days=policy.confirm_within_days)
-    if any(abs(one - other) <= within for i, one in enumerate(abnormal_at) for other in abnormal_at[:i]):
+    if any(abs(one[0] - other[0]) <= within for i, one in enumerate(abnormal_at) for other in abnormal_at[:i]):
         return 1, contested
-    return (0 if not read[-1][-1] else None), contested
+    return (0 if not read[-1][-2] else None), contested

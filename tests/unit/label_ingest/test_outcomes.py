@@ -18,8 +18,8 @@ DIABETES = load_contract(MODELS / "diabetes" / "contract.yaml").labels
 CONFIRMED = msgspec.structs.replace(DIABETES, decide="confirmed")
 ONE = Terms({"diabetes": DIABETES}, KEY)
 TWO = Terms({"diabetes": DIABETES, "loan": load_contract(MODELS / "loan" / "contract.yaml").labels}, KEY)
-MEASURED: dict[str, Any] = {"analyte": "4548-4", "value": 7.2, "unit": "%"}
-PATIENT: dict[str, Any] = {"patient_id": "4711", "observed_at": NOW - timedelta(days=1)}
+MEASURED: dict[str, Any] = {"analyte": "4548-4", "value": 7.2, "unit": "%", "result_id": "L-1"}
+PATIENT: dict[str, Any] = {"patient_id": "4711", "observed_at": NOW - timedelta(days=1), "result_id": "L-1"}
 
 
 def problem(terms: Terms = ONE, **said: Any) -> str | None:
@@ -36,7 +36,7 @@ def problem(terms: Terms = ONE, **said: Any) -> str | None:
         {"order_id": "A-1", **PATIENT, **MEASURED, "comparator": ">"},
         {"prediction_id": "p", "status": "preliminary"},
         {"prediction_id": "p", "status": "entered-in-error"},
-        {"patient_id": "4711", "status": "cancelled"},
+        {"patient_id": "4711", "status": "cancelled", "result_id": "L-1"},
         {"prediction_id": "p", "label": 1, "observed_at": NOW + timedelta(minutes=9)},
     ],
 )
@@ -67,6 +67,10 @@ def test_what_can_count_is_no_problem(said: dict[str, Any]) -> None:
             "model_name: is none of those known here: ",
         ),
         ({"patient_id": "4711", **MEASURED}, "observed_at: missing"),
+        ({"order_id": "A-1", "label": 1}, "result_id: missing"),
+        ({**PATIENT, **MEASURED, "result_id": None}, "result_id: missing"),
+        ({"prediction_id": "p", **MEASURED, "result_id": ""}, "result_id: missing"),
+        ({"order_id": "A-1", "status": "cancelled"}, "result_id: missing"),
     ],
 )
 def test_what_can_never_count_names_its_field_and_the_remedy_and_no_value(said: dict[str, Any], begins: str) -> None:
@@ -77,14 +81,14 @@ def test_what_can_never_count_names_its_field_and_the_remedy_and_no_value(said: 
 
 
 def test_a_stated_label_of_an_order_must_say_whose_it_is_where_there_are_several_models() -> None:
-    said: dict[str, Any] = {"order_id": "A-1", "label": 1}
+    said: dict[str, Any] = {"order_id": "A-1", "label": 1, "result_id": "L-1"}
     assert problem(**said) is None
     assert (problem(TWO, **said) or "").startswith("model_name: missing")
     assert problem(TWO, **said, model_name="loan") is None
 
 
 def test_without_a_key_orders_and_patients_cannot_be_named() -> None:
-    found = problem(Terms(ONE.policies), **PATIENT, **MEASURED)
+    found = problem(Terms(ONE.policies), **PATIENT | MEASURED)
     assert found is not None
     assert "DRIFTLOOP_PSEUDONYM_KEY" in found
 

@@ -58,18 +58,23 @@ def join(
     keys = store.lock_keys(_counts(predictions, versions))
     kept = [one for one in predictions if not _erased(one, keys)] if keys else predictions
     joined.erased = len(predictions) - len(kept)
+    gone = [_is_gone(one, keys) for one in versions] if keys else [False] * len(versions)
+    left = [one for one, is_gone in zip(versions, gone, strict=True) if not is_gone]
     # Reversed, so that of two with one id the first stays.
     halves = {one.prediction_id: one for one in reversed(kept)}
-    rows = store.lock(halves, (one.key[1:] for one in versions if one.key[0] == PREDICTION))
+    rows = store.lock(halves, (one.key[1:] for one in left if one.key[0] == PREDICTION))
     if len(halves) < len(kept) or any(not rows[id_].fresh for id_ in halves):
         joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in kept)
 
     come = _Come(store, policies, rows, now)
-    come.take(versions)
+    come.take(left)
     come.match(_met(kept, keys))
     come.unpark(halves)
     changes = come.decide()
-    joined.answers = come.answers()
+    answers = iter(come.answers())
+    joined.answers = [_GONE if is_gone else next(answers) for is_gone in gone]
+    if joined.erased:
+        store.drop_parked(one.prediction_id for one in predictions if _erased(one, keys))
     if changes:
         _emit(store, emit, changes, come, traces, now, joined)
     return joined
@@ -91,7 +96,7 @@ def observe(joined: Joined) -> None:
     for status, count in Counter(answer.status for answer in joined.answers).items():
         metrics.OUTCOMES.labels(status).inc(count)
         if status == "conflict":
-            logger.warning("results of one version contradict each other", extra={"outcomes": count})
+            logger.warning("results contradict each other", extra={"outcomes": count})
     for model, seconds in joined.delays:
         metrics.LABEL_DELAY.labels(model).observe(seconds)
     metrics.LABELS_RETRACTED.inc(joined.retracted)
@@ -101,6 +106,7 @@ def observe(joined: Joined) -> None:
         logger.warning("predictions of erased patients are not kept", extra={"predictions": joined.erased})
 
 
+_GONE = Answer("rejected", "patient_id: was erased: what was known of this patient before is not kept")
 _NOTHING = Known(Published(), contested=False)
 
 
@@ -140,12 +146,16 @@ class _Come:
         self._fates = [(Fate.HOLDS, Result(one)) for one in versions]
         folded = (self._placed(self._fold(None, versions, places)) for places in by_id.values())
         known, fresh = self._store.lock_results(folded, self._now)
+        # What has expired is known all the same: an old version that comes again is no news.
+        expired = self._store.take_expired(fresh)
+        known |= expired
+        fresh -= expired.keys()
         changed = []
         for id_, places in by_id.items():
             before = known[id_]
             if id_ not in fresh:
                 known[id_] = self._placed(self._fold(before, versions, places))
-                if known[id_] == before:
+                if known[id_] == before and id_ not in expired:
                     continue
                 changed.append(known[id_])
             keys = {before.holds.key, known[id_].holds.key}
@@ -154,6 +164,9 @@ class _Come:
                 self._keyed.add(id_)
             # A correction may name another prediction: the one before has lost a result.
             self._left |= {key[1:] for key in keys if key[0] == PREDICTION and key != known[id_].holds.key}
+        for place in (place for id_ in expired for place in by_id[id_]):
+            fate, after = self._fates[place]
+            self._fates[place] = (Fate.HOLDS if fate is Fate.DUPLICATE else fate), after
         self._store.save_results(changed, self._now)
         self._results = known
 
@@ -301,7 +314,13 @@ class _Come:
             return Answer("retracted")
         if any(one.label is not None for one in decisions):
             return Answer("joined")
-        return Answer("waiting", f"there is no label yet: this waits for {decisions[0].waits}" if decisions else None)
+        return Answer("waiting", f"there is no label yet: this waits for {self._waits(held, decisions)}")
+
+    def _waits(self, held: Version, decisions: Sequence[Decision]) -> str:
+        row = self.rows.get(held.key[1:]) if held.key[0] == PREDICTION else None
+        if row is not None and row.taken is not None and held.model_name not in (None, row.taken.model_name):
+            return f"one of its own model: the prediction is of {row.taken.model_name}"
+        return next((one.waits for one in decisions if one.waits), "a final result")
 
     def trace(self, prediction_id: str, traces: Traces) -> str | None:
         """The trace context of what brought news of a prediction."""
@@ -353,7 +372,15 @@ def _erased(made: PredictionMade, keys: Mapping[str, Key]) -> bool:
     if made.subject is None:
         return False
     erased_at = keys[SUBJECT + made.subject].erased_at
-    return erased_at is not None and made.predicted_at <= erased_at
+    return erased_at is not None and made.predicted_at < erased_at
+
+
+def _is_gone(version: Version, keys: Mapping[str, Key]) -> bool:
+    """Whether a result is of a patient who was erased since its specimen was taken."""
+    if version.subject is None:
+        return False
+    erased_at = keys[SUBJECT + version.subject].erased_at
+    return erased_at is not None and (version.observed_at is None or version.observed_at < erased_at)
 
 
 def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list[str]:

@@ -124,7 +124,8 @@ class Intake:
             elif isinstance(event, OutcomeReported):
                 _refuse(outcome_problem(event, self._terms, now))
                 versions.append(version := version_of(event, self._terms))
-                traces[version.key] = one.envelope.traceparent
+                if one.envelope.traceparent is not None:
+                    traces[version.key] = one.envelope.traceparent
         self._uncommitted = self._join(connection, predictions, versions, traces)
 
     def committed(self) -> None:

@@ -104,6 +104,11 @@ ON CONFLICT (result) DO UPDATE SET arrived_at = r.arrived_at
 RETURNING {_R_VERSION}, r.contested, r.matched, xmax = 0
 """  # noqa: S608 - the columns are this module's own
 
+_TAKE_EXPIRED = f"""
+DELETE FROM expired_results WHERE result = {_ANY} RETURNING {_VERSION}, contested, matched
+"""  # noqa: S608
+_DROP_PARKED = f"DELETE FROM results WHERE key = {_ANY}"  # noqa: S608
+
 _SAVE_RESULTS = f"""
 UPDATE results AS r SET key = n.key, subject = n.subject, model_name = n.model_name, version = n.version,
     reported_at = n.reported_at, status = n.status, observed_at = n.observed_at, label = n.label, analyte = n.analyte,
@@ -329,6 +334,18 @@ class Store:
         found = self._do(_LOCK_RESULTS.encode(), [now, _json([_row(one) for one in come])]).fetchall()
         known = {row[1]: _result(row[:-1]) for row in found}
         return known, {row[1] for row in found if row[-1]}
+
+    def take_expired(self, results: Iterable[str]) -> dict[str, Result]:
+        """Results that have expired, and do so no more."""
+        wanted = list(results)
+        if not wanted:
+            return {}
+        rows = self._do(_TAKE_EXPIRED, [_json(wanted)]).fetchall()
+        return {row[1]: _result(row) for row in rows}
+
+    def drop_parked(self, ids: Iterable[str]) -> None:
+        """Delete what waited for predictions that are not kept."""
+        self._do(_DROP_PARKED, [_json(["p" + id_ for id_ in ids])])
 
     def results_of_keys(self, keys: Iterable[str]) -> dict[str, Result]:
         """The results that name any of these orders and patients, alone or as a patient beside an order, locked."""

@@ -53,9 +53,7 @@ class Upkeep:
         """All of it once."""
         now = self._clock()
         for month in _around(now):
-            with self._pool.connection() as connection:
-                if Keeper(connection).keep_month(month):
-                    logger.info("a month is ready", extra={"month": month.isoformat()[:7]})
+            self._have_ready(month)
         self._expire(now, stop)
         self._forget_empty(stop)
         self._forget(now - self._retention, stop)
@@ -63,6 +61,15 @@ class Upkeep:
             waiting, oldest = Keeper(connection).parked()
         metrics.PARKED_OUTCOMES.set(waiting)
         metrics.OLDEST_PARKED_OUTCOME.set(0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+
+    def _have_ready(self, month: date) -> None:
+        try:
+            with self._pool.connection() as connection:
+                if Keeper(connection).keep_month(month):
+                    logger.info("a month is ready", extra={"month": month.isoformat()[:7]})
+        except psycopg.errors.LockNotAvailable:
+            # Somebody reads. What comes meanwhile is kept with what lies in no month, and moved later.
+            logger.info("a month waits until nobody reads", extra={"month": month.isoformat()[:7]})
 
     def _expire(self, now: datetime, stop: threading.Event) -> None:
         moved = BATCH
@@ -89,13 +96,20 @@ class Upkeep:
             months = Keeper(connection).months()
         for month in months:
             if _after(month) <= before and self._forget_joins(_start(month), _after(month), stop, predictions=False):
-                with self._pool.connection() as connection:
-                    Keeper(connection).drop_month(month)
-                logger.info("a month was dropped", extra={"month": month.isoformat()[:7]})
+                self._drop(month)
         with self._pool.connection() as connection:
             Keeper(connection).forget_expired(before)
         # What lies in no month of its own.
         self._forget_joins(_EVER, _start(before.astimezone(UTC).date().replace(day=1)), stop, predictions=True)
+
+    def _drop(self, month: date) -> None:
+        try:
+            with self._pool.connection() as connection:
+                Keeper(connection).drop_month(month)
+        except psycopg.errors.LockNotAvailable:
+            logger.info("a month stays until nobody reads", extra={"month": month.isoformat()[:7]})
+        else:
+            logger.info("a month was dropped", extra={"month": month.isoformat()[:7]})
 
     def _forget_joins(self, since: datetime, until: datetime, stop: threading.Event, *, predictions: bool) -> bool:
         """Whether all of them are gone."""

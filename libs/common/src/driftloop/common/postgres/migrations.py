@@ -91,7 +91,11 @@ def _ensure_schema(connection: psycopg.Connection, schema: str, role: str) -> No
     connection.execute(sql.SQL("REVOKE ALL ON SCHEMA {schema} FROM PUBLIC").format(**names))
     connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {schema} TO {role}").format(**names))
     # The role may read and write rows; it cannot change its own tables.
-    for objects, rights in (("TABLES", "SELECT, INSERT, UPDATE, DELETE, TRUNCATE"), ("SEQUENCES", "USAGE, SELECT")):
+    for objects, rights in (
+        ("TABLES", "SELECT, INSERT, UPDATE, DELETE, TRUNCATE"),
+        ("SEQUENCES", "USAGE, SELECT"),
+        ("FUNCTIONS", "EXECUTE"),
+    ):
         connection.execute(
             sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {rights} ON {objects} TO {role}").format(
                 rights=sql.SQL(rights), objects=sql.SQL(objects), **names

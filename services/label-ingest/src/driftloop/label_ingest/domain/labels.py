@@ -60,7 +60,7 @@ def decide(policy: Policy | None, results: Iterable[Result]) -> Decision:
     readings = [(one.holds, verdict) for one in counting if (verdict := _abnormal(policy, one.holds)) is not None]
     if not readings:
         return Decision(None, waits="a final result" if not counting else "a result that the label policy can read")
-    decided = _single(readings) if policy.decide == "single" else _confirmed(readings, policy.confirm_within_days)
+    decided = _single(readings) if policy.decide == "single" else _confirmed(readings, policy)
     contested = any(one.contested for one in counting)
     return msgspec.structs.replace(decided, contested=contested, policy_version=policy.version)
 
@@ -93,16 +93,23 @@ def _single(readings: Sequence[Reading]) -> Decision:
     return Decision(int(any(verdict for _one, verdict in readings)))
 
 
-def _confirmed(readings: Sequence[Reading], within_days: float) -> Decision:
+def _confirmed(readings: Sequence[Reading], policy: Policy) -> Decision:
     """1 where two abnormal results are near enough; 0 where none is abnormal, or the latest result is not.
 
-    Of one instant's results that of the highest source and id is the latest, then an abnormal one.
+    Of one instant's results that of the highest source and id is the latest, then an abnormal one. What one test says
+    of one specimen counts once, however often it is reported.
     """
     ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, _name(reading[0]), reading[1]))
-    times = [one.observed_at or EARLIEST for one, verdict in ordered if verdict]
-    within = timedelta(days=within_days)
+    abnormal = {(one.observed_at or EARLIEST, _test(policy, one)) for one, verdict in ordered if verdict}
+    times = sorted(at for at, _test in abnormal)
+    within = timedelta(days=policy.confirm_within_days)
     if any(later - earlier <= within for earlier, later in pairwise(times)):
         return Decision(1)
     if not times or not ordered[-1][1]:
         return Decision(0)
-    return Decision(None, waits=f"a second abnormal result within {within_days:g} days")
+    return Decision(None, waits=f"a second abnormal result within {policy.confirm_within_days:g} days")
+
+
+def _test(policy: Policy, one: Version) -> str:
+    test = None if one.analyte is None else policy.test(one.analyte)
+    return "" if test is None else test.name

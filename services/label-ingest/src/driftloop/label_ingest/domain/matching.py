@@ -25,13 +25,17 @@ class Candidate:
 def matched(result: Version, candidates: Iterable[Candidate], policies: Mapping[str, Labels]) -> frozenset[str]:
     """The ids of the predictions that a result belongs to.
 
-    It belongs to all predictions of its order; where none was made for the order, to its patient's: for each model the
-    nearest one at or before the specimen, or all, as the model's policy says, none older than that allows. Of two
-    predictions at one instant the higher id is the nearer. A measurement belongs only to models whose policy reads it.
+    It belongs to all predictions of its order, but none of another patient, and none that is further from the specimen
+    than the model's policy allows: order numbers come again. Where none was made for the order, it belongs to its
+    patient's: for each model the nearest one at or before the specimen, or all, as the policy says, none older than
+    that allows. Of two predictions at one instant the higher id is the nearer. A measurement belongs only to models
+    whose policy reads it.
     """
+    if result.key[0] == PREDICTION:
+        return frozenset()
     suitable = [one for one in candidates if _concerns(result, one.model_name, policies)]
     if result.key[0] == ORDER:
-        of_order = frozenset(one.prediction_id for one in suitable if one.order == result.key[1:])
+        of_order = frozenset(one.prediction_id for one in suitable if _is_ordered(result, one, policies))
         if of_order:
             return of_order
     if result.subject is None or result.observed_at is None:
@@ -53,6 +57,13 @@ def _concerns(result: Version, model: str, policies: Mapping[str, Labels]) -> bo
         return True
     policy = policies.get(model)
     return policy is not None and policy.test(result.analyte) is not None
+
+
+def _is_ordered(result: Version, one: Candidate, policies: Mapping[str, Labels]) -> bool:
+    if one.order != result.key[1:] or (None not in (one.subject, result.subject) and one.subject != result.subject):
+        return False
+    furthest = timedelta(days=policies.get(one.model_name, Labels()).match_within_days)
+    return result.observed_at is None or abs(result.observed_at - one.predicted_at) <= furthest
 
 
 def _in_time(ordered: Sequence[Candidate], observed_at: datetime, policy: Labels) -> set[str]:

@@ -36,6 +36,7 @@ def outcome_problem(event: OutcomeReported, terms: Terms, now: datetime) -> str 
         or _identity_problem(event, terms)
         or _time_problem(event, now)
         or _content_problem(event, terms)
+        or _name_problem(event)
     )
 
 
@@ -101,6 +102,13 @@ def _identity_problem(event: OutcomeReported, terms: Terms) -> str | None:
     if event.order_id is None and event.observed_at is None and not withdraws:
         return "observed_at: missing: a result that names only a patient is joined by the time of its specimen"
     return None
+
+
+def _name_problem(event: OutcomeReported) -> str | None:
+    """Only of a prediction's stated label is it clear without an id which result is meant."""
+    if event.result_id or (event.prediction_id is not None and event.analyte is None):
+        return None
+    return "result_id: missing: give the laboratory's id of the result, by which it is corrected and told from others"
 
 
 def _time_problem(event: OutcomeReported, now: datetime) -> str | None:

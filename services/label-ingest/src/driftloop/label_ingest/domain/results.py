@@ -8,6 +8,7 @@ import msgspec
 from driftloop.common.events import Comparator, ResultStatus
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
 # In the life of one version a later stage counts.
 _STAGES: dict[ResultStatus, int] = {
     "preliminary": 0,
@@ -57,8 +58,12 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def age(self) -> tuple[int, datetime, int]:
-        """Of two versions the one with the higher age counts."""
-        return self.version, self.reported_at or EARLIEST, _STAGES[self.status]
+        """Of two versions the one with the higher age counts.
+
+        A correction or a withdrawal that does not say when it was issued is the last of its version.
+        """
+        stage = _STAGES[self.status]
+        return self.version, self.reported_at or (_LATEST if stage > _STAGES["final"] else EARLIEST), stage
 
     @property
     def rank(self) -> tuple[object, ...]:

@@ -121,6 +121,7 @@ CREATE TABLE expired_results (
     expired_at timestamptz NOT NULL,
     LIKE results
 );
+CREATE INDEX expired_results_by_result ON expired_results (result);
 CREATE INDEX expired_results_by_time ON expired_results (expired_at);
 CREATE INDEX expired_results_by_subject ON expired_results (subject) WHERE subject IS NOT NULL;
 CREATE INDEX expired_results_by_key ON expired_results (key);
@@ -140,9 +141,12 @@ END $$;
 CREATE TRIGGER access_log_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON access_log
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- The service may not change its tables; these two make and drop its months for it, and nothing else.
+-- The service may not change its tables; these two make and drop its months for it, and nothing else. They run with the
+-- rights of who migrates: so no table of the caller's own may stand before those of this schema. They wait for readers
+-- but a moment, for everybody else waits behind them: the next round tries again.
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 CREATE FUNCTION keep_month(month date) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
-SET search_path FROM CURRENT AS $$
+SET search_path FROM CURRENT SET lock_timeout = '200ms' AS $$
 DECLARE
     first timestamptz := date_trunc('month', month::timestamp) AT TIME ZONE 'UTC';
     after timestamptz := (date_trunc('month', month::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
@@ -162,13 +166,21 @@ BEGIN
     RETURN true;
 END $$;
 CREATE FUNCTION drop_month(month date) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
-SET search_path FROM CURRENT AS $$
+SET search_path FROM CURRENT SET lock_timeout = '200ms' AS $$
 DECLARE
+    after timestamptz := (date_trunc('month', month::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
     name text := 'predictions_' || to_char(month, 'YYYY_MM');
 BEGIN
-    IF to_regclass(name) IS NULL THEN
+    -- No setting of the service keeps less.
+    IF after > now() - interval '59 days' THEN
+        RAISE EXCEPTION 'month % is not old enough to be dropped', month;
+    END IF;
+    IF NOT EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = 'predictions'::regclass
+        AND inhrelid = to_regclass(name)) THEN
         RETURN false;
     END IF;
     EXECUTE format('DROP TABLE %I', name);
     RETURN true;
 END $$;
+SELECT set_config('search_path', quote_ident(current_schema()), true);
+REVOKE ALL ON FUNCTION keep_month(date), drop_month(date), refuse_change() FROM PUBLIC;
