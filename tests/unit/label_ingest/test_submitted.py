@@ -85,6 +85,12 @@ def test_an_item_without_a_readable_prediction_id_is_rejected_without_one(item: 
     assert rejected(item).prediction_id is None
 
 
+@pytest.mark.parametrize("value", ["my patient 4711", "4711 - at `$.label`", "4711 - at `$", "4711'"])
+def test_a_rejection_does_not_repeat_a_value(value: str) -> None:
+    found = rejected(msgspec.json.encode({"prediction_id": "p", "label": 1, "status": value}))
+    assert found.detail == "$[1].status: Invalid enum value"
+
+
 def test_a_rejection_is_short_however_long_the_item_is() -> None:
     found = rejected(b'{"prediction_id": "p", "label": 1, "' + b"x" * 100_000 + b'": 1}')
     assert len(found.detail) < 250

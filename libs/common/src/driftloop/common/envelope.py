@@ -173,7 +173,7 @@ def decode_event(kind: str, value: bytes | None) -> Event:
     try:
         event = _decoders[kind].decode(value)
     except msgspec.ValidationError as error:
-        raise UndecodableMessage("schema", _without_value(str(error))) from error
+        raise UndecodableMessage("schema", without_value(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UndecodableMessage("value", "the value is not JSON") from error
     for name in _instants[kind]:
@@ -236,8 +236,10 @@ def _all_speakable(times: Iterable[datetime]) -> bool:
     return MINYEAR not in years and MAXYEAR not in years
 
 
-def _without_value(text: str) -> str:
+def without_value(text: str) -> str:
     """msgspec's sentence without what was read: it quotes the value where that had to be one of a few."""
     if not text.startswith(_QUOTES_VALUE):
         return text
-    return f"{_QUOTES_VALUE} - at {text.rpartition(' - at ')[2]}"
+    # The place comes last, where there is one: the value may hold anything.
+    _, at, place = text.rpartition(" - at `$")
+    return f"{_QUOTES_VALUE}{at}{place}"

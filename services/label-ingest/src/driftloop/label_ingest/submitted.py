@@ -2,6 +2,7 @@
 
 import msgspec
 
+from driftloop.common.envelope import without_value
 from driftloop.common.events import OutcomeReported, PredictionId
 from driftloop.label_ingest.reports import Rejected
 
@@ -64,7 +65,7 @@ def _read(item: bytes | msgspec.Raw, place: str) -> OutcomeReported | Rejected:
     try:
         outcome = _submitted.decode(item)
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at `$")
+        reason, _, where = without_value(str(error)).partition(" - at `$")
         return Rejected(_name(item), _short(f"{place}{where.removesuffix('`')}: {reason}"))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return Rejected(None, f"{place}: not JSON: {_short(error)}")
