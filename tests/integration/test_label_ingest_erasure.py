@@ -173,6 +173,30 @@ def test_a_shared_orders_result_goes_on_proving_the_others_prediction(desk: Desk
     assert [(one.prediction_id, one.label) for one in desk.published()][-1] == ("q", 0)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"patient": "MRN-4711"}',
+        b'{"patient_id": "' + b"MRN-4711" * 26 + b'"}',
+        b'{"patient_id": NaN}',
+        b'{"patient_id": "MRN-4711\\ud800"}',
+        b'{"patient_id": "MRN-4711\\u0000"}',
+    ],
+)
+def test_a_request_that_names_no_patient_is_refused_without_repeating_it(desk: Desk, body: bytes) -> None:
+    response = ask(desk.app, "POST", "/v1/erasures", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert list(response.json()) == ["detail"]
+    assert "4711" not in response.text
+
+
+def test_the_description_shows_how_to_ask_for_an_erasure(desk: Desk) -> None:
+    operation = ask(desk.app, "GET", "/openapi.json").json()["paths"]["/v1/erasures"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert (schema["required"], schema["additionalProperties"]) == (["patient_id"], False)
+    assert {"200", "409", "422", "503"} <= set(operation["responses"])
+
+
 # --- the access log
 
 

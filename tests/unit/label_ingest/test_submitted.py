@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from driftloop.common.events import OutcomeReported
 from driftloop.label_ingest.reports import Rejected
-from driftloop.label_ingest.submitted import MAX_ITEMS, UnreadableBody, read_outcomes
+from driftloop.label_ingest.submitted import MAX_ITEMS, UnreadableBody, read_erasure, read_outcomes
 
 GOOD = b'{"prediction_id": "p-1", "label": 1}'
 
@@ -130,3 +130,45 @@ def test_a_body_of_which_nothing_can_be_taken_is_refused_with_its_reason(body: b
 def test_no_body_raises_anything_else(body: bytes) -> None:
     with suppress(UnreadableBody):
         read_outcomes(body)
+
+
+# --- whose rows are to be erased
+
+
+@pytest.mark.parametrize("patient", ["M", "MRN-4711", "Ä" * 200])
+def test_an_erasure_names_a_patient(patient: str) -> None:
+    assert read_erasure(msgspec.json.encode({"patient_id": patient})).patient_id == patient
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"MRN-4711",
+        b'"MRN-4711"',
+        b'["MRN-4711"]',
+        b'{"patient": "MRN-4711"}',
+        b'{"MRN-4711": 1, "patient_id": "MRN-4711"}',
+        b'{"patient_id": ""}',
+        b'{"patient_id": 4711}',
+        b'{"patient_id": null}',
+        b'{"patient_id": NaN}',
+        b'{"patient_id": "MRN-4711\\u0000"}',
+        b'{"patient_id": "MRN-4711\\ud800"}',
+        b'{"patient_id": "MRN-4711\xff"}',
+        b'{"patient_id": "' + b"MRN-4711" * 26 + b'"}',
+        b'{"patient_id": ' + b"[" * 200_000,
+        b'{"a":' * 200_000,
+    ],
+)
+def test_an_erasure_that_cannot_be_read_is_refused_without_a_value(body: bytes) -> None:
+    with pytest.raises(UnreadableBody) as caught:
+        read_erasure(body)
+    assert caught.value.status == 422
+    assert "4711" not in str(caught.value)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: msgspec.json.encode({"patient_id": text})))
+def test_no_erasure_raises_anything_else(body: bytes) -> None:
+    with suppress(UnreadableBody):
+        read_erasure(body).patient_id.encode()

@@ -26,7 +26,7 @@ from driftloop.label_ingest.fhir import routes as fhir
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.reading import Coverage, Reader, RowQuery, Waiting
 from driftloop.label_ingest.reports import Answer, Rejected, Reports
-from driftloop.label_ingest.submitted import UnreadableBody, read_outcomes
+from driftloop.label_ingest.submitted import UnreadableBody, read_erasure, read_outcomes
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +190,18 @@ def _without_prediction(one: Waiting) -> dict[str, Any]:
 def _erasing(intake: Intake, pseudonym_key: bytes | None) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/erasures", summary="Erase a patient's rows", response_model=doors.ErasureAnswer)
-    def erase_patient(request: Request, erasure: doors.Erasure) -> dict[str, Any]:
+    @router.post(
+        "/v1/erasures",
+        summary="Erase a patient's rows",
+        response_model=doors.ErasureAnswer,
+        responses=doors.ERASURE_RESPONSES,
+        openapi_extra={"requestBody": doors.erasure_body()},
+    )
+    def erase_patient(request: Request, body: Annotated[bytes, Depends(_body)]) -> dict[str, Any]:
+        try:
+            erasure = read_erasure(body)
+        except UnreadableBody as error:
+            raise HTTPException(error.status, str(error)) from error
         if pseudonym_key is None:
             raise HTTPException(409, "no patient is known here: DRIFTLOOP_PSEUDONYM_KEY is not set")
         subject = pseudonym(pseudonym_key, erasure.patient_id)

@@ -3,13 +3,14 @@
 from datetime import date
 from typing import Any, Literal
 
+import msgspec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from driftloop.common.events import OutcomeReported, json_schema
 from driftloop.label_ingest import arrow
 from driftloop.label_ingest.reading import Labelled, RowVariant
 from driftloop.label_ingest.reports import Status
-from driftloop.label_ingest.submitted import MAX_ITEMS
+from driftloop.label_ingest.submitted import MAX_ITEMS, Erasure
 
 MAX_ROWS = 1_000_000
 Responses = dict[int | str, dict[str, Any]]
@@ -24,6 +25,11 @@ OUTCOMES_RESPONSES: Responses = {
     413: {"description": "The body or the list is too long."},
     422: {"description": "The body is not JSON, or neither an outcome nor a list of them."},
     503: {"description": "The database is away; nothing was kept. Try again after `Retry-After` seconds."},
+}
+ERASURE_RESPONSES: Responses = {
+    409: {"description": "No patient is known here: there is no key for pseudonyms."},
+    422: {"description": "The body does not say whose rows. The answer repeats nothing of it."},
+    503: {"description": "The database is away; nothing is erased. Try again after `Retry-After` seconds."},
 }
 ROWS_TEXT = (
     "Newest first, of one instant the higher id: the prediction, its label if it has one and a column "
@@ -128,14 +134,6 @@ class WaitingOutcomes(BaseModel):
     outcomes: list[WaitingOutcome]
 
 
-class Erasure(BaseModel):
-    """Whose rows are to be erased."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    patient_id: str = Field(min_length=1, max_length=200, description="As the predictor and the laboratories know it.")
-
-
 class ErasureAnswer(BaseModel):
     """What was erased, and under which pseudonym it was known."""
 
@@ -157,6 +155,12 @@ class Summary(BaseModel):
     conflicts: int = Field(description="Predictions whose results disagree.")
     shadows: int = Field(description="Scores of versions that did not answer.")
     oldest_parked_at: AwareDatetime | None
+
+
+def erasure_body() -> dict[str, Any]:
+    """The request body of `POST /v1/erasures`, for the description."""
+    schema = msgspec.json.schema(Erasure)["$defs"]["Erasure"]
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def outcomes_body() -> dict[str, Any]:

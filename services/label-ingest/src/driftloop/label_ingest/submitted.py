@@ -1,9 +1,9 @@
-"""The body of `POST /v1/outcomes`: read item by item, so that one bad outcome does not cost the good ones."""
+"""Bodies of requests. That of `POST /v1/outcomes` is read item by item: one bad outcome does not cost the good ones."""
 
 import msgspec
 
 from driftloop.common.envelope import without_value
-from driftloop.common.events import OutcomeReported, PredictionId
+from driftloop.common.events import Identifier, OutcomeReported, PredictionId
 from driftloop.label_ingest.reports import Rejected
 
 MAX_ITEMS = 1000
@@ -12,6 +12,12 @@ _SHOWN_CHARACTERS = 200
 
 class Submitted(OutcomeReported, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An outcome as this door takes it: here a field that is not known is a typing error, which must not be lost."""
+
+
+class Erasure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose rows are to be erased: a patient, as the predictor and the laboratories know it."""
+
+    patient_id: Identifier
 
 
 class _Named(msgspec.Struct):
@@ -30,6 +36,7 @@ _items = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder(msgspec.Raw)
 _submitted = msgspec.json.Decoder(Submitted)
 _named = msgspec.json.Decoder(_Named)
+_erasure = msgspec.json.Decoder(Erasure)
 
 
 def read_outcomes(body: bytes) -> list[OutcomeReported | Rejected]:
@@ -49,6 +56,20 @@ def read_outcomes(body: bytes) -> list[OutcomeReported | Rejected]:
     if isinstance(item, Rejected):
         raise UnreadableBody(422, item.detail)
     return [item]
+
+
+def read_erasure(body: bytes) -> Erasure:
+    """Whose rows are to be erased. Raises UnreadableBody; its text repeats nothing of the body, not a field's name."""
+    try:
+        erasure = _erasure.decode(body)
+    except msgspec.ValidationError as error:
+        reason = "send an object with `patient_id`, a text of 1 to 200 characters, and nothing else"
+        raise UnreadableBody(422, f"the body does not say whose rows: {reason}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UnreadableBody(422, 'the body is not JSON: send {"patient_id": "…"}') from error
+    if "\0" in erasure.patient_id:
+        raise UnreadableBody(422, "patient_id: must not contain the character U+0000")
+    return erasure
 
 
 def _read_list(text: bytes) -> list[OutcomeReported | Rejected]:
