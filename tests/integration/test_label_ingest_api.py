@@ -150,6 +150,22 @@ def test_the_summary_counts_each_model_by_itself_and_parked_outcomes_of_all(desk
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "results",
+    [
+        [outcome("a"), outcome("a", version=2, status="cancelled")],
+        [outcome("a", status="preliminary")],
+    ],
+    ids=["taken back", "preliminary"],
+)
+def test_the_summary_counts_outcomes_that_make_no_label(desk: Desk, results: list[OutcomeReported]) -> None:
+    desk.take([made("a"), made("b")])
+    for one in results:
+        desk.take(outcomes=[one])
+    counts = desk.summary()
+    assert (counts["predictions"], counts["outcomes"], counts["labeled"]) == (2, 1, 0)
+
+
 def test_a_model_that_is_not_known_is_named_with_those_that_are(desk: Desk) -> None:
     for path in ("/v1/summary", "/v1/rows"):
         for params in ({"model": "other"}, {}):

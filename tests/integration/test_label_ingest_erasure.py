@@ -219,6 +219,12 @@ def test_who_reads_rows_is_in_the_access_log_with_what_was_asked_for(desk: Desk)
     assert parameters | {"model": DIABETES.name, "labelled": "true", "limit": 5} == parameters
 
 
+@pytest.mark.parametrize("which", ["parked", "expired"])
+def test_who_reads_what_waits_is_in_the_access_log(desk: Desk, which: str) -> None:
+    assert ask(desk.app, "GET", f"/v1/{which}", params={"limit": 7}).status_code == 200
+    assert entries(desk)[-1] == (which, {"limit": 7})
+
+
 @pytest.mark.parametrize(
     "statement", ["UPDATE access_log SET caller = 'x'", "DELETE FROM access_log", "TRUNCATE access_log"]
 )

@@ -21,7 +21,6 @@ from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.pseudonyms import pseudonym
 from driftloop.label_ingest import arrow, audit, csv_door, doors
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
-from driftloop.label_ingest.domain.results import parts_of
 from driftloop.label_ingest.fhir import routes as fhir
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.reading import Coverage, Reader, RowQuery, Waiting
@@ -116,14 +115,20 @@ def _reading(pool: Pool, contracts: Mapping[str, Contract], clock: Clock) -> API
         return StreamingResponse(_streamed(next(pieces), pieces), media_type=arrow.MEDIA_TYPES[parameters.format])
 
     @router.get("/v1/parked", summary="Outcomes that wait for their prediction", response_model=doors.WaitingOutcomes)
-    def parked(limit: Annotated[int, Query(ge=1, le=MAX_WAITING)] = 100) -> dict[str, Any]:
-        return _waiting(pool, "parked", limit)
+    def parked(request: Request, limit: Annotated[int, Query(ge=1, le=MAX_WAITING)] = 100) -> dict[str, Any]:
+        return waiting("parked", limit, request)
 
     @router.get(
         "/v1/expired", summary="Outcomes whose prediction did not come in time", response_model=doors.WaitingOutcomes
     )
-    def expired(limit: Annotated[int, Query(ge=1, le=MAX_WAITING)] = 100) -> dict[str, Any]:
-        return _waiting(pool, "expired", limit)
+    def expired(request: Request, limit: Annotated[int, Query(ge=1, le=MAX_WAITING)] = 100) -> dict[str, Any]:
+        return waiting("expired", limit, request)
+
+    def waiting(which: Literal["parked", "expired"], limit: int, request: Request) -> dict[str, Any]:
+        with pool.connection() as connection:
+            audit.record(connection, clock(), _caller(request), which, {"limit": limit})
+            found = Reader(connection).waiting(which, limit)
+        return {"outcomes": [_without_prediction(one) for one in found]}
 
     return router
 
@@ -138,8 +143,7 @@ def _counting(pool: Pool, contracts: Mapping[str, Contract], clock: Clock) -> AP
         contract = _contract(model, contracts)
         with pool.connection() as connection:
             counts = Reader(connection).summary(contract.name)
-        # An outcome whose prediction is there was published in the same transaction.
-        return {"model_name": contract.name, "outcomes": counts["labeled"]} | counts
+        return {"model_name": contract.name} | counts
 
     @router.get("/v1/labels/coverage", summary="Share and delay of labels by day", response_model=doors.LabelCoverage)
     def coverage(parameters: Annotated[doors.CoverageParameters, Query()]) -> dict[str, Any]:
@@ -163,26 +167,18 @@ def _day(one: Coverage) -> dict[str, Any]:
     return counts | {"share": share, "delay_seconds_p50": half, "delay_seconds_p90": most}
 
 
-def _waiting(pool: Pool, which: Literal["parked", "expired"], limit: int) -> dict[str, Any]:
-    with pool.connection() as connection:
-        found = Reader(connection).waiting(which, limit)
-    return {"outcomes": [_without_prediction(one) for one in found]}
-
-
 _NAMES = {PREDICTION: "prediction", ORDER: "order", SUBJECT: "patient"}
 
 
 def _without_prediction(one: Waiting) -> dict[str, Any]:
     kind, name = one.key[0], one.key[1:]
-    source, result_id = parts_of(one.result)
     by_id = kind == PREDICTION
+    # Nor what the laboratory calls the result: that may be the order's number.
     said = {key: value for key, value in vars(one).items() if key not in ("key", "result", "version")}
     return said | {
         "names": _NAMES[kind],
         "prediction_id": name if by_id else None,
         "pseudonym": None if by_id else name,
-        "source": source,
-        "result_id": result_id,
         "result_version": one.version,
     }
 

@@ -111,13 +111,11 @@ class LabelCoverage(BaseModel):
 
 
 class WaitingOutcome(BaseModel):
-    """An outcome that has no prediction. Orders and patients go by their pseudonyms."""
+    """An outcome that has no prediction. Orders and patients go by their pseudonyms; the result is not named."""
 
     names: Literal["prediction", "order", "patient"]
     prediction_id: str | None
     pseudonym: str | None = Field(description="Of the order or the patient.")
-    source: str | None
-    result_id: str | None
     result_version: int
     status: str
     model_name: str | None
@@ -148,8 +146,10 @@ class Summary(BaseModel):
 
     model_name: str
     predictions: int
-    outcomes: int = Field(description="Predictions of this model that have an outcome.")
-    labeled: int = Field(description="Predictions of this model whose label was published.")
+    outcomes: int = Field(
+        description="Predictions of this model that have had any result, whether it made a label or not."
+    )
+    labeled: int = Field(description="Predictions of this model that have a label now.")
     parked: int = Field(description="Outcomes whose prediction is not there.")
     expired: int = Field(description="Outcomes whose prediction did not come in time.")
     conflicts: int = Field(description="Predictions whose results disagree.")

@@ -39,6 +39,7 @@ WHERE {unlabelled}"""
 _SUMMARY = """
 SELECT
     (SELECT count(*) FROM predictions WHERE model_name = %(model)s) AS predictions,
+    (SELECT count(*) FROM labels WHERE model_name = %(model)s) AS outcomes,
     (SELECT count(*) FROM labels WHERE model_name = %(model)s AND label IS NOT NULL) AS labeled,
     (SELECT count(*) FROM labels WHERE model_name = %(model)s AND contested) AS conflicts,
     (SELECT coalesce(sum(jsonb_array_length(shadows)), 0) FROM predictions
