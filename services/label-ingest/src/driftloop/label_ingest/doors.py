@@ -49,8 +49,8 @@ class ItemAnswer(BaseModel):
     status: Status = Field(
         description="joined: its prediction has a label. parked: it waits for its prediction. waiting: its prediction "
         "is there, and has no label yet. retracted: the result was taken back. duplicate: it was known, or changed "
-        "nothing. superseded: a newer version is known. conflict: results that count disagree. rejected: the item is "
-        "invalid, and was not kept."
+        "nothing. superseded: a newer version is known. conflict: one version was reported with two contents, or "
+        "results that count disagree. rejected: the item is invalid, and was not kept."
     )
     detail: str | None = Field(None, description="Which label holds, or which field is wrong and why.")
 

@@ -20,7 +20,7 @@ _TEXTS = {
     "retracted": "the label that it made was taken back",
     "duplicate": "known already, or changed nothing",
     "superseded": "a newer version is known",
-    "conflict": "this version was reported with both labels",
+    "conflict": "this version was reported with two contents, or results disagree",
     "rejected": "the result was not kept",
 }
 # What was there already, in this version or in a newer one.

@@ -91,7 +91,7 @@ class Specimen(Resource, frozen=True, kw_only=True):
 
 
 class Report(Resource, frozen=True, kw_only=True):
-    """What an Observation and a DiagnosticReport have in common: when, of whom, for which order, by whom."""
+    """What an Observation and a DiagnosticReport have in common: when, of whom, for which order."""
 
     identifier: Few[Identifier] = ()
     based_on: Few[Reference] = ()
@@ -101,7 +101,6 @@ class Report(Resource, frozen=True, kw_only=True):
     effective_instant: str | None = None
     effective_period: Period | None = None
     issued: str | None = None
-    performer: Few[Reference] = ()
 
 
 class Component(Element, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ _STATUSES = {
     "unknown": "unknown",
 }
 _INHERITED = ("status", "subject", "based_on", "effective_date_time", "effective_instant", "effective_period",
-              "issued", "performer", "specimen")  # fmt: skip
+              "issued", "specimen")  # fmt: skip
 _EFFECTIVE = ("effective_date_time", "effective_instant", "effective_period")
 
 
