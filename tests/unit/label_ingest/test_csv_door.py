@@ -283,6 +283,71 @@ def test_a_client_that_falls_silent_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
     assert upload.status == 408
 
 
+class SlowClient:
+    """Sends each chunk so many seconds after it was asked for it, by a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, chunks: Iterator[bytes], seconds: float) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(csv_door, "monotonic", lambda: self.now)
+        self._chunks = chunks
+        self._seconds = seconds
+
+    async def receive(self) -> Message:
+        """The next message."""
+        self.now += self._seconds
+        chunk = next(self._chunks, None)
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+
+def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SlowClient(monkeypatch, chain([HEADER + GOOD * BATCH_ROWS], repeat(b"p")), seconds=29)
+    upload = Upload(app_of(FakeReports()), client.receive)
+    asyncio.run(upload.run())
+    assert upload.status == 408
+    assert upload.body["detail"] == (
+        "less than 10000 bytes a second came after the first 60 seconds; all good rows up to line 1001 are kept, and "
+        "sending the whole file again is harmless"
+    )
+    assert client.now == 3 * 29
+
+
+def test_a_client_whose_last_patience_runs_out_is_cut_off_before_it_counts_as_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(csv_door, "PATIENCE_SECONDS", 0.05)
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    upload = Upload(app_of(FakeReports()), receive)
+    asyncio.run(upload.run())
+    assert upload.status == 408
+    assert upload.body["detail"].startswith("less than 10000 bytes a second came")
+
+
+def test_a_large_file_that_comes_fast_enough_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_door, "BYTES_PER_SECOND", 10)
+    client = SlowClient(monkeypatch, chain([HEADER], repeat(GOOD * 50, 20)), seconds=29)
+    upload = Upload(app_of(FakeReports()), client.receive)
+    asyncio.run(upload.run())
+    assert (upload.status, upload.body["rows"]) == (200, 1000)
+    assert client.now > 600
+
+
+def test_the_time_that_a_database_needs_is_not_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SlowClient(monkeypatch, iter([HEADER, GOOD * BATCH_ROWS, GOOD]), seconds=1)
+
+    class SlowReports(FakeReports):
+        def take(self, items: Sequence[OutcomeReported | Rejected], traceparent: str | None = None) -> list[Answer]:
+            """Takes an hour."""
+            client.now += 3600
+            return super().take(items, traceparent)
+
+    upload = Upload(app_of(SlowReports()), client.receive)
+    asyncio.run(upload.run())
+    assert (upload.status, upload.body["rows"]) == (200, BATCH_ROWS + 1)
+
+
 # --- many and large files
 
 

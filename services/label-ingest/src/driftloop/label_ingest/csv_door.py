@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from email.message import Message as Header
 from functools import partial
 from itertools import islice
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic import Field as Described
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from driftloop.common.http import hear_out, problem_details
 from driftloop.common.postgres.pool import is_transient
@@ -32,6 +33,10 @@ MAX_ERRORS = 1_000
 # Each upload has a thread of its own, so that a slow one keeps nobody else waiting.
 MAX_UPLOADS = 4
 SILENT_SECONDS = 30.0
+# So long a file is waited for in all, and longer by what it would take at this rate: a trickle keeps its place no more
+# than silence does.
+PATIENCE_SECONDS = 60.0
+BYTES_PER_SECOND = 10_000
 RETRY_AFTER_SECONDS = 5
 _RETRY_AFTER = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
 
@@ -42,7 +47,7 @@ _TEXT = (
 )
 _AGAIN = "sending the whole file again is harmless"
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    408: {"description": f"Nothing came for {SILENT_SECONDS:.0f} seconds."},
+    408: {"description": "Nothing came any more, or too little. `detail` says which rows are kept."},
     413: {"description": "The file is too long."},
     415: {"description": "Not text/csv, in a charset that is not known, or compressed."},
     422: {"description": "From some line on nothing can be read. `detail` says which rows are kept."},
@@ -103,8 +108,8 @@ class Tally:
         return f"all good rows up to line {self.kept_line} are kept" if self.kept_line else "nothing was kept"
 
 
-class _Silent(Exception):
-    """The client sends nothing any more, and is still there."""
+class _TooSlow(Exception):
+    """The client sends nothing any more, or too little, and is still there. The text says which."""
 
 
 class _Body:
@@ -112,24 +117,39 @@ class _Body:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._waited_seconds = 0.0
+        self._received_bytes = 0
         self.ended = False
 
     def chunks(self) -> Iterator[bytes]:
-        """The chunks, for a thread that anyio started. Raises ClientDisconnect, _Silent."""
+        """The chunks, for a thread that anyio started. Raises ClientDisconnect, _TooSlow."""
         while not self.ended:
             yield from_thread.run(self._next)
 
     async def _next(self) -> bytes:
-        try:
-            with fail_after(SILENT_SECONDS):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise _Silent from error
+        message = await self._awaited()
         self.ended = not message.get("more_body", False)
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk: bytes = message.get("body", b"")
+        self._received_bytes += len(chunk)
         return chunk
+
+    async def _awaited(self) -> Message:
+        """The next message. Only the time until it is there counts: a slow database is not the client's fault."""
+        left = PATIENCE_SECONDS + self._received_bytes / BYTES_PER_SECOND - self._waited_seconds
+        too_little = f"less than {BYTES_PER_SECOND} bytes a second came after the first {PATIENCE_SECONDS:.0f} seconds"
+        if left <= 0:
+            raise _TooSlow(too_little)
+        began = monotonic()
+        try:
+            with fail_after(min(SILENT_SECONDS, left)):
+                return await self._receive()
+        except TimeoutError as error:
+            silent = left >= SILENT_SECONDS
+            raise _TooSlow(f"nothing came for {SILENT_SECONDS:.0f} seconds" if silent else too_little) from error
+        finally:
+            self._waited_seconds += monotonic() - began
 
 
 def router(reports: Reports, max_bytes: int) -> APIRouter:
@@ -195,21 +215,21 @@ async def _taken(request: Request, charset: str, max_bytes: int, reports: Report
         logger.info("a client went away in the middle of its file", extra={"rows_taken": tally.rows})
         # Nobody reads it.
         return Response(status_code=400)
-    except (UnreadableFile, psycopg.Error, _Silent) as error:
+    except (UnreadableFile, psycopg.Error, _TooSlow) as error:
         response = _stopped(error, tally)
-        if not body.ended and not isinstance(error, _Silent):
+        if not body.ended and not isinstance(error, _TooSlow):
             await hear_out(request.receive)
         return response
     return Response(msgspec.json.encode(tally.answer()), media_type="application/json")
 
 
-def _stopped(error: UnreadableFile | psycopg.Error | _Silent, tally: Tally) -> Response:
+def _stopped(error: UnreadableFile | psycopg.Error | _TooSlow, tally: Tally) -> Response:
     """The answer where not all of a file was taken: why, and what is kept."""
     headers = [(b"connection", b"close")]
     if isinstance(error, UnreadableFile):
         status, reason = error.status, str(error)
-    elif isinstance(error, _Silent):
-        status, reason = 408, f"nothing came for {SILENT_SECONDS:.0f} seconds"
+    elif isinstance(error, _TooSlow):
+        status, reason = 408, str(error)
     else:
         status, reason = _database_error(error)
         if status == 503:
