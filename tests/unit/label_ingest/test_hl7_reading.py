@@ -218,25 +218,25 @@ def test_each_order_has_its_own_results() -> None:
         message(
             "PID|1||MRN-1",
             "ORC|RE|ORD-1|FIL-1",
-            "OBR|1|||4548-4^^LN|||20260203",
+            "OBR|1|||4548-4^^LN|||202602030815",
             HBA1C,
             "ORC|RE|ORD-2|FIL-2",
-            "OBR|2|||4548-4^^LN|||20260204",
+            "OBR|2|||4548-4^^LN|||202602040815",
             HBA1C,
-            "OBR|3|ORD-3|FIL-3|4548-4^^LN|||20260205",
+            "OBR|3|ORD-3|FIL-3|4548-4^^LN|||202602050815",
             HBA1C,
             "PID|2||MRN-2",
-            "OBR|1|ORD-4|FIL-4|4548-4^^LN|||20260206",
+            "OBR|1|ORD-4|FIL-4|4548-4^^LN|||202602060815",
             HBA1C,
         ),
         RULES,
     )
     items = [one.item for one in read.observations if isinstance(one.item, OutcomeReported)]
     assert [(one.patient_id, one.order_id, one.observed_at and one.observed_at.day) for one in items] == [
-        ("MRN-1", "ORD-1", 2),
-        ("MRN-1", "ORD-2", 3),
-        ("MRN-1", "ORD-3", 4),
-        ("MRN-2", "ORD-4", 5),
+        ("MRN-1", "ORD-1", 3),
+        ("MRN-1", "ORD-2", 4),
+        ("MRN-1", "ORD-3", 5),
+        ("MRN-2", "ORD-4", 6),
     ]
 
 
@@ -271,21 +271,19 @@ def test_the_unit_is_that_of_ucum_or_the_first(unit: str) -> None:
 
 
 def test_the_specimen_says_when_it_was_taken_where_nothing_else_does() -> None:
-    specimen = "SPM|1|||BLD" + "|" * 13 + "20260201^20260202"
+    specimen = "SPM|1|||BLD" + "|" * 13 + "202602010815^202602020815"
     data = message(*result(HBA1C, observed=""), specimen)
-    assert outcome(data).observed_at == datetime(2026, 1, 31, 23, tzinfo=UTC)
+    assert outcome(data).observed_at == datetime(2026, 2, 1, 7, 15, tzinfo=UTC)
 
 
 def test_of_two_specimens_none_is_guessed() -> None:
-    specimens = [f"SPM|{day}|||BLD" + "|" * 13 + f"2026020{day}" for day in (1, 2)]
+    specimens = [f"SPM|{day}|||BLD" + "|" * 13 + f"2026020{day}0815" for day in (1, 2)]
     assert outcome(message(*result(HBA1C, observed=""), *specimens)).observed_at is None
 
 
 @pytest.mark.parametrize(
     ("text", "instant"),
     [
-        ("20260203", datetime(2026, 2, 2, 23, tzinfo=UTC)),
-        ("2026020308", datetime(2026, 2, 3, 7, tzinfo=UTC)),
         ("202602030815", datetime(2026, 2, 3, 7, 15, tzinfo=UTC)),
         ("20260703081500", datetime(2026, 7, 3, 6, 15, tzinfo=UTC)),
         ("20260203081500.25", datetime(2026, 2, 3, 7, 15, 0, 250_000, tzinfo=UTC)),
@@ -297,14 +295,39 @@ def test_a_time_without_a_zone_is_in_the_one_that_was_set(text: str, instant: da
     assert outcome(data, Rules(time_zone=ZoneInfo("Europe/Berlin"))).observed_at == instant
 
 
-def test_a_month_is_no_time_to_match_a_patient_by() -> None:
-    problem = unusable(message("PID|1||MRN-1", "OBR|1|||4548-4^^LN|||202602", HBA1C.replace("F", "F||||||||||I-1")))
-    assert problem.problem is not None
-    assert "OBR-7 does not say the day" in problem.problem.text
+COARSE = ["2026", "202602", "20260203", "2026020308", "20260203+0100"]
 
 
-def test_a_month_does_not_hurt_a_result_with_an_order() -> None:
-    assert outcome(message(*result(HBA1C, observed="202602"))).observed_at is None
+@pytest.mark.parametrize("text", COARSE)
+def test_a_day_is_no_time_to_match_a_patient_by(text: str) -> None:
+    named = "PID|1||MRN-1", f"OBR|1|||4548-4^^LN|||{text}"
+    problem = unusable(message(*named, f"{HBA1C}||||||||||I-1")).problem
+    assert problem is not None
+    assert problem.text.startswith("OBR-7 does not say the minute: ")
+    assert problem.text.endswith("send hour and minute, or name the order")
+
+
+@pytest.mark.parametrize("text", COARSE)
+def test_a_day_does_not_hurt_a_result_with_an_order(text: str) -> None:
+    assert outcome(message(*result(HBA1C, observed=text))).observed_at is None
+
+
+def test_a_day_does_not_hurt_a_result_that_is_taken_back() -> None:
+    taken_back = HBA1C.removesuffix("F") + "W||||||||||I-1"
+    assert outcome(message("PID|1||MRN-1", "OBR|1|||4548-4^^LN|||20260203", taken_back)).observed_at is None
+
+
+def test_a_day_leaves_the_time_to_the_next_field() -> None:
+    assert outcome(obx(tail="|||20260203")).observed_at == datetime(2026, 2, 3, 7, 15, tzinfo=UTC)
+
+
+def test_a_day_that_there_never_is_is_rejected_all_the_same() -> None:
+    assert "OBX-14 is no instant" in str(unusable(obx(tail="|||20260231")).problem)
+
+
+def test_a_day_will_do_for_the_report() -> None:
+    segments = "PID|1||MRN-1", "OBR|1|ORD-1|FIL-1|4548-4^^LN" + "|" * 18 + "20260204", HBA1C
+    assert outcome(message(*segments)).reported_at == datetime(2026, 2, 3, 23, tzinfo=UTC)
 
 
 def test_delimiters_are_those_of_the_header() -> None:

@@ -102,7 +102,8 @@ def _outcome(segment: Segment, around: Around) -> OutcomeReported:
     order = _order(segment, around)
     fields = {
         "result_id": _result_id(segment, around),
-        "observed_at": _observed_at(segment, around, needed=order is None),
+        # What takes a result back finds it by its name.
+        "observed_at": _observed_at(segment, around, needed=order is None and status not in _RETRACTIONS),
         "reported_at": _reported_at(around),
         "order_id": order,
         "patient_id": around.group.patient,
@@ -221,7 +222,10 @@ def _source(around: Around) -> str | None:
 
 
 def _observed_at(segment: Segment, around: Around, needed: bool) -> datetime | None:
-    """When the specimen was taken. A time that does not say the day is as good as none, unless it is `needed`."""
+    """When the specimen was taken. A time that does not say the minute is as good as none, unless it is `needed`.
+
+    A day's first instant would precede the prediction of that day that the result is about.
+    """
     specimen = around.group.specimen(around.preceding)
     sent = (
         ("OBX-14", segment.get(14), 14),
@@ -230,13 +234,14 @@ def _observed_at(segment: Segment, around: Around, needed: bool) -> datetime | N
     )
     coarse: tuple[str, int | None] | None = None
     for name, text, place in sent:
-        instant = _instant(name, text, place, around.zone)
+        instant = _instant(name, text, place, around.zone, to_the_minute=True)
         if instant is not None:
             return instant
         if text:
             coarse = coarse or (name, place)
     if needed and coarse is not None:
-        raise _Unusable(102, coarse[1], f"{coarse[0]} does not say the day: without it no patient can be matched")
+        remedy = "a patient's prediction is found by the specimen's exact time: send hour and minute, or name the order"
+        raise _Unusable(102, coarse[1], f"{coarse[0]} does not say the minute: {remedy}")
     return None
 
 
@@ -248,11 +253,11 @@ def _reported_at(around: Around) -> datetime | None:
     return None
 
 
-def _instant(name: str, text: str, place: int | None, zone: tzinfo) -> datetime | None:
+def _instant(name: str, text: str, place: int | None, zone: tzinfo, to_the_minute: bool = False) -> datetime | None:
     if not text:
         return None
     try:
-        instant = parse_time(text, zone)
+        instant = parse_time(text, zone, to_the_minute)
     except ValueError as error:
         raise _Unusable(102, place, f"{name} {error}") from None
     return None if instant is None else instant.astimezone(UTC)

@@ -194,10 +194,11 @@ def has_control_character(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def parse_time(text: str, default: tzinfo) -> datetime | None:
+def parse_time(text: str, default: tzinfo, to_the_minute: bool = False) -> datetime | None:
     """The instant that a time (YYYY[MM[DD[HH[MM[SS[.S[S[S[S]]]]]]]]][±ZZZZ]) begins with, in its own time zone.
 
-    `default` is the zone of a time that names none. None: the time does not even say the day. Raises ValueError.
+    `default` is the zone of a time that names none. None: the time does not even say the day; or, where it is wanted
+    `to_the_minute`, the minute. Raises ValueError.
     """
     found = _TIME.fullmatch(text)
     if found is None:
@@ -214,7 +215,7 @@ def parse_time(text: str, default: tzinfo) -> datetime | None:
         instant.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("is no instant that there ever is") from None
-    return instant
+    return None if to_the_minute and digits[4] is None else instant
 
 
 def named_offset(text: str) -> tzinfo | None:
