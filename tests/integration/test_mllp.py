@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from driftloop.common.settings import SettingsError
-from driftloop.label_ingest.hl7.mllp import GRACE_SECONDS, MllpServer
+from driftloop.label_ingest.hl7.mllp import GRACE_SECONDS, HANDSHAKE_SECONDS, MllpServer
 from driftloop.label_ingest.hl7.settings import MllpSettings, build_mllp
 from tests.support.certificates import Authority, Certified
 from tests.support.hl7 import PATIENCE_SECONDS, Client, Kept, example, framed, message, result, serving
@@ -256,6 +257,39 @@ def test_tls_is_spoken_where_there_is_a_certificate(kept: Kept, authority: Autho
     assert len(kept.outcomes) == 1
 
 
+def test_a_connection_counts_before_its_handshake(kept: Kept, authority: Authority, certified: Certified) -> None:
+    trusting = ssl.create_default_context(cafile=authority.certificate)
+    refused = metric("driftloop_mllp_connections_refused_total")
+    with serving(kept, _tls(certified, connections=2)) as server:
+        with Client(server.port), Client(server.port):
+            wait_until(lambda: metric("driftloop_mllp_connections") == 2, "two are connected")
+            for _ in range(3):
+                with Client(server.port) as beyond:
+                    beyond.socket.settimeout(HANDSHAKE_SECONDS / 2)
+                    assert beyond.is_closed()
+        assert metric("driftloop_mllp_connections_refused_total") == refused + 3
+        wait_until(lambda: metric("driftloop_mllp_connections") == 0, "both have ended")
+        with Client(server.port, trusting) as client:
+            assert client.ask(HBA1C)[1][1] == "AA"
+
+
+def test_a_stop_waits_for_no_handshake(kept: Kept, certified: Certified) -> None:
+    with serving(kept, _tls(certified)) as server:
+        silent = Client(server.port)
+        wait_until(lambda: metric("driftloop_mllp_connections") == 1, "it is connected")
+        began = time.monotonic()
+    with silent:
+        assert silent.is_closed()
+    assert time.monotonic() - began < GRACE_SECONDS
+
+
+def test_what_is_long_comes_whole_through_tls(kept: Kept, authority: Authority, certified: Certified) -> None:
+    trusting = ssl.create_default_context(cafile=authority.certificate)
+    long = HBA1C + b"NTE|1||" + b"x" * 900_000 + b"\r"
+    with serving(kept, _tls(certified)) as server, Client(server.port, trusting) as client:
+        assert [client.ask(long)[1][1] for _ in range(3)] == ["AA"] * 3
+
+
 def test_tls_before_1_2_is_refused(kept: Kept, authority: Authority, certified: Certified) -> None:
     old = ssl.create_default_context(cafile=authority.certificate)
     old.set_ciphers("ALL:@SECLEVEL=0")
@@ -286,9 +320,10 @@ def _ask_as(server: MllpServer, authority: Authority, own: Certified | None) -> 
         return client.ask(HBA1C)[1][1]
 
 
-def _tls(certified: Certified, client_ca: Path | None = None) -> MllpSettings:
+def _tls(certified: Certified, client_ca: Path | None = None, connections: int = 64) -> MllpSettings:
     return MllpSettings(
         mllp_port=0,
+        mllp_max_connections=connections,
         mllp_tls_certificate=certified.certificate,
         mllp_tls_key=certified.key,
         mllp_tls_client_ca=client_ca,

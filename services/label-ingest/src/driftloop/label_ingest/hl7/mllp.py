@@ -77,6 +77,17 @@ class _Connection:
         self.writer = writer
         self.idle = True
 
+    async def secure(self, context: ssl.SSLContext) -> bool:
+        """Speak TLS from here on. False: the client does not, and is cut off."""
+        try:
+            await self.writer.start_tls(context, ssl_handshake_timeout=HANDSHAKE_SECONDS)
+        except OSError as error:
+            # Nothing was said yet that an end in good order would save.
+            self.writer.transport.abort()
+            logger.info("a TLS handshake failed", extra={"error": type(error).__name__})
+            return False
+        return True
+
     async def message(self, bounds: Bounds) -> bytes | None:
         """The next message without its frame; None: the client is gone, or has been silent for too long."""
         self.idle = True
@@ -174,20 +185,12 @@ class MllpServer:
     async def _run(self, stop: threading.Event) -> None:
         stopped = asyncio.Event()
         _pass_on(stop, asyncio.get_running_loop(), stopped)
-        secure = self._tls is not None
+        # Without TLS, which each connection begins when it has been counted: one that never ends its handshake counts.
         servers = [
-            await asyncio.start_server(
-                self._connected,
-                sock=one,
-                limit=self._bounds.max_bytes,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if secure else None,
-                ssl_shutdown_timeout=LINGER_SECONDS if secure else None,
-            )
-            for one in self._sockets
+            await asyncio.start_server(self._connected, sock=one, limit=self._bounds.max_bytes) for one in self._sockets
         ]
         self._problem = None
-        logger.info("listening for HL7 v2", extra={"port": self.port, "tls": secure})
+        logger.info("listening for HL7 v2", extra={"port": self.port, "tls": self._tls is not None})
         await stopped.wait()
         self._problem = "shutting down"
         for server in servers:
@@ -214,6 +217,10 @@ class MllpServer:
             writer.transport.abort()
             return
         _keep_alive(writer)
+        if self._tls is not None:
+            # What comes is for the handshake to read.
+            assert isinstance(writer.transport, asyncio.Transport)
+            writer.transport.pause_reading()
         connection = _Connection(reader, writer)
         task = asyncio.get_running_loop().create_task(self._serve(connection))
         self._open[task] = connection
@@ -228,6 +235,8 @@ class MllpServer:
             logger.error("a connection failed", extra={"error": type(error).__name__})
 
     async def _serve(self, connection: _Connection) -> None:
+        if self._tls is not None and not await connection.secure(self._tls):
+            return
         try:
             await self._converse(connection)
         except _Broken as broken:
