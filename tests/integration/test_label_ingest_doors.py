@@ -104,6 +104,10 @@ def _said(order: str, stage: str) -> dict[str, Any]:
 
 @pytest.fixture
 def laboratory(house: House) -> Laboratory:
+    return running(house)
+
+
+def running(house: House, mllp_host: str = "127.0.0.1") -> Laboratory:
     mllp = free_port()
     process, url = house.process(
         "label-ingest",
@@ -113,6 +117,7 @@ def laboratory(house: House) -> Laboratory:
             "DRIFTLOOP_CONTRACTS": str(CONTRACT),
             "DRIFTLOOP_PSEUDONYM_KEY": KEY,
             "DRIFTLOOP_MLLP_PORT": str(mllp),
+            "DRIFTLOOP_MLLP_HOST": mllp_host,
         },
     )
     process.start()
@@ -179,3 +184,11 @@ def test_nothing_that_names_a_patient_leaves_the_doors(house: House, laboratory:
     # A laboratory's own name of a result is kept as it is, in the database alone.
     for identifier in ("MRN-1", "the-order", "Example"):
         assert identifier not in said
+
+
+def test_readiness_says_that_anybody_may_write_by_mllp(house: House) -> None:
+    laboratory = running(house, mllp_host="0.0.0.0")
+    said = httpx.get(f"http://127.0.0.1:{laboratory.process.management_port}/readyz", timeout=10).json()
+    assert said["status"] == "ok"
+    assert "whoever reaches the MLLP port may write labels" in str(said["notes"])
+    assert "DRIFTLOOP_MLLP_TLS_CLIENT_CA" in laboratory.log()

@@ -1,5 +1,6 @@
 """HL7 v2 over real sockets: frames whole, joined, split and broken; what AA promises; TLS; and how it ends."""
 
+import logging
 import socket
 import ssl
 import threading
@@ -22,6 +23,9 @@ from tests.support.waiting import wait_until
 
 HBA1C = example("hba1c-final")
 OBX = "OBX|1|NM|4548-4^HbA1c^LN||7.2|%|||||F"
+
+ANY = "0.0.0.0"
+ANYBODY = "no client certificate is asked for: whoever reaches the MLLP port may write labels"
 
 
 def numbered(number: int) -> bytes:
@@ -320,9 +324,41 @@ def _ask_as(server: MllpServer, authority: Authority, own: Certified | None) -> 
         return client.ask(HBA1C)[1][1]
 
 
-def _tls(certified: Certified, client_ca: Path | None = None, connections: int = 64) -> MllpSettings:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_where_only_this_machine_may_send_there_is_nothing_to_note(
+    kept: Kept, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(kept, MllpSettings(mllp_port=0, mllp_host=host)) as server:
+        assert server.note() is None
+    assert ANYBODY not in caplog.text
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_where_anybody_may_send_a_note_and_a_warning_say_so(
+    kept: Kept, certified: Certified, secured: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = _tls(certified, host=ANY) if secured else MllpSettings(mllp_port=0, mllp_host=ANY)
+    with serving(kept, settings) as server:
+        assert server.note() == ANYBODY
+    assert server.note() == ANYBODY
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == [f"{ANYBODY}: set DRIFTLOOP_MLLP_TLS_CLIENT_CA"]
+
+
+def test_where_clients_show_certificates_there_is_nothing_to_note(
+    kept: Kept, authority: Authority, certified: Certified, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(kept, _tls(certified, authority.certificate, host=ANY)) as server:
+        assert server.note() is None
+    assert ANYBODY not in caplog.text
+
+
+def _tls(
+    certified: Certified, client_ca: Path | None = None, connections: int = 64, host: str = "127.0.0.1"
+) -> MllpSettings:
     return MllpSettings(
         mllp_port=0,
+        mllp_host=host,
         mllp_max_connections=connections,
         mllp_tls_certificate=certified.certificate,
         mllp_tls_key=certified.key,

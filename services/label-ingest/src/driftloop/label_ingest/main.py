@@ -99,7 +99,7 @@ def build(settings: Settings) -> Service:
             build_rate_limit(settings),
         ),
         workers=(consumer, drainer, upkeep, *access.workers, *([] if mllp is None else [mllp])),
-        notes={"access": access.note},
+        notes={"access": access.note} | ({} if mllp is None else {"mllp": mllp.note}),
         ready=ready if mllp is None else ready | {"mllp": mllp.problem},
         closers=(lambda: producer.close(5), reading.close, pool.close),
     )

@@ -7,6 +7,7 @@ number of connections, and of messages at work.
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import socket
 import ssl
@@ -159,6 +160,8 @@ class MllpServer:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = list(sockets)
+        # Found out here, for a socket that is closed has no address.
+        self._local = all(ipaddress.ip_address(one.getsockname()[0]).is_loopback for one in sockets)
         self._answering = answering
         self._bounds = bounds
         self._tls = tls
@@ -176,6 +179,12 @@ class MllpServer:
     def problem(self) -> str | None:
         """Why no message is answered, None if they are."""
         return self._problem
+
+    def note(self) -> str | None:
+        """What whoever runs it should know: that anybody may send, None if clients show certificates or are local."""
+        if self._local or (self._tls is not None and self._tls.verify_mode is ssl.CERT_REQUIRED):
+            return None
+        return "no client certificate is asked for: whoever reaches the MLLP port may write labels"
 
     def run(self, stop: threading.Event) -> None:
         """Answer until `stop` is set; then answer the messages that have begun, and close."""

@@ -1,5 +1,6 @@
 """Environment → the HL7 v2 door."""
 
+import logging
 import ssl
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ from driftloop.label_ingest.hl7.mllp import Bounds, MllpServer
 from driftloop.label_ingest.hl7.receiving import Receiver
 from driftloop.label_ingest.hl7.syntax import CHARACTER_SETS
 from driftloop.label_ingest.reports import Reports
+
+logger = logging.getLogger(__name__)
 
 
 # A settings type has one base: these go on from who may call.
@@ -59,7 +62,10 @@ def build_mllp(settings: MllpSettings, reports: Reports, analytes: frozenset[str
         sockets = listen(settings.mllp_host, settings.mllp_port)
     except OSError as error:
         raise SettingsError(f"{variable('mllp_port')}={settings.mllp_port}: {error}") from error
-    return MllpServer(sockets, Receiver(reports, rules), bounds, context)
+    server = MllpServer(sockets, Receiver(reports, rules), bounds, context)
+    if (note := server.note()) is not None:
+        logger.warning("%s: set %s", note, variable("mllp_tls_client_ca"))
+    return server
 
 
 def _rules(settings: MllpSettings, analytes: frozenset[str] | None) -> Rules:
