@@ -106,7 +106,7 @@ def test_what_is_no_message_is_refused_all_the_same(data: bytes) -> None:
 
 def test_a_database_that_is_away_has_the_message_sent_again() -> None:
     said = answer(example("hba1c-final"), Kept(error=psycopg.OperationalError("SECRET")))
-    assert str(said["MSA"][0]) == "MSA|AR|M-1|temporary: nothing was kept, send the same again"
+    assert str(said["MSA"][0]) == "MSA|AR|M-1|temporary: send the same again, which is harmless"
 
 
 def test_a_database_that_refuses_is_an_error(caplog: pytest.LogCaptureFixture) -> None:

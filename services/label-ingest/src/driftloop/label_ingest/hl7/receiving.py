@@ -16,7 +16,8 @@ from driftloop.label_ingest.reports import Answer, Reports
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = "temporary: nothing was kept, send the same again"
+# Not that nothing was kept: where the connection breaks during the commit, nobody knows.
+_AGAIN = "temporary: send the same again, which is harmless"
 
 
 class Receiver:
