@@ -83,7 +83,7 @@ def test_the_columns_are_those_of_the_contract(desk: Desk) -> None:
     assert {name: schema.field(name).type for name in schema.names} == {
         "prediction_id": pa.string(), "predicted_at": instant, "model_version": pa.int32(), "variant": pa.string(),
         "score": pa.float64(), "prediction": pa.bool_(), "label": pa.int8(), "label_revision": pa.int32(),
-        "labeled_at": instant, "subject": pa.string(), "feature.income": pa.float64(),
+        "labeled_at": instant, "policy_version": pa.int32(), "subject": pa.string(), "feature.income": pa.float64(),
         "feature.employment": pa.string(), "feature.term": pa.float64(),
     }  # fmt: skip
 
@@ -94,7 +94,8 @@ def test_a_row_has_its_label_and_when_it_came(desk: Desk) -> None:
     (row,) = table(desk).to_pylist()
     assert row == {
         "prediction_id": "p", "predicted_at": START, "model_version": 3, "variant": "champion", "score": 0.75,
-        "prediction": True, "label": 0, "label_revision": 2, "labeled_at": desk.now, "subject": None,
+        "prediction": True, "label": 0, "label_revision": 2, "labeled_at": desk.now,
+        "policy_version": None, "subject": None,
         "feature.income": 42_000.0, "feature.employment": "retired", "feature.term": 24.0,
     }  # fmt: skip
 

@@ -211,7 +211,8 @@ class Labels(_Part, frozen=True, kw_only=True):
 
     `decide`: the label is 1 after a `single` abnormal result, or once it is `confirmed` by a second one, taken at most
     `confirm_within_days` from the first. A result that names a patient only belongs to the patient's `nearest`
-    prediction at or before its specimen, or to `all` of them, that are at most `match_within_days` older.
+    prediction at or before its specimen, or to `all` of them, that are at most `match_within_days` older. One that
+    names an order belongs to the order's predictions that are no further from its specimen than that.
     """
 
     version: Count = 1

@@ -247,6 +247,6 @@ def _database_error(_request: Request, error: Exception) -> JSONResponse:
     if is_transient(error):
         logger.warning("the database is away", extra=said)
         retry_after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return problem(503, "the database is away and nothing was kept: send the same again", retry_after)
+        return problem(503, "the database is away: send the same again, which is harmless", retry_after)
     logger.error("the database refused a request", extra=said)
     return problem(500, f"the database refused the request ({said['error']}) and nothing was kept")

@@ -29,6 +29,7 @@ _FIXED = (
     pa.field("label", pa.int8()),
     pa.field("label_revision", pa.int32()),
     pa.field("labeled_at", _INSTANT),
+    pa.field("policy_version", pa.int32()),
     pa.field("subject", pa.string()),
 )
 

@@ -24,7 +24,7 @@ OUTCOMES_TEXT = (
 OUTCOMES_RESPONSES: Responses = {
     413: {"description": "The body or the list is too long."},
     422: {"description": "The body is not JSON, or neither an outcome nor a list of them."},
-    503: {"description": "The database is away; nothing was kept. Try again after `Retry-After` seconds."},
+    503: {"description": "The database is away. Send the same again after `Retry-After` seconds."},
 }
 ERASURE_RESPONSES: Responses = {
     409: {"description": "No patient is known here: there is no key for pseudonyms."},

@@ -51,7 +51,7 @@ class Intake:
     def take(self, items: Sequence[OutcomeReported | Rejected], traceparent: str | None = None) -> list[Answer]:
         """Keep all that is good, in one committed transaction; an answer for each item, in order.
 
-        Raises psycopg.Error: then nothing was kept, and sending the same again is harmless.
+        Raises psycopg.Error: then all must be sent again, which is harmless.
         """
         problems = [one.detail if isinstance(one, Rejected) else self.problem(one) for one in items]
         versions = [

@@ -15,7 +15,7 @@ RowVariant = Literal["champion", "canary", "shadow"]
 Labelled = Literal["true", "false", "any"]
 
 _COLUMNS = """p.prediction_id, p.predicted_at, {version}, {variant}, {score}, {prediction}, l.label,
-    nullif(l.revision, 0), l.labeled_at, p.subject, p.features::text"""
+    nullif(l.revision, 0), l.labeled_at, l.policy_version, p.subject, p.features::text"""
 _PLAIN = {"version": "p.model_version", "variant": "p.variant", "score": "p.score", "prediction": "p.prediction"}
 _SHADOW = {"version": "s.model_version", "variant": "'shadow'", "score": "s.score", "prediction": "s.prediction"}
 _SHADOWS = """
@@ -65,7 +65,7 @@ _WAITING = {
     "ORDER BY arrived_at LIMIT %s",
     "expired": "SELECT {columns}, expired_at FROM expired_results AS r ORDER BY expired_at DESC LIMIT %s",
 }
-_WAITING_COLUMNS = """r.key, r.result, r.version, r.status, r.model_name, r.analyte, r.observed_at, r.reported_at,
+_WAITING_COLUMNS = """r.key, r.version, r.status, r.model_name, r.analyte, r.observed_at, r.reported_at,
     r.arrived_at"""
 
 
@@ -82,6 +82,7 @@ class StoredRow:
     label: int | None
     label_revision: int | None
     labeled_at: datetime | None
+    policy_version: int | None
     subject: str | None
     features: Features
 
@@ -119,7 +120,6 @@ class Waiting:
     """A result that has no prediction. `key` says what it names: p, o or s, and a prediction's id or a pseudonym."""
 
     key: str
-    result: str
     version: int
     status: str
     model_name: str | None

@@ -33,6 +33,6 @@ class Reports(Protocol):
     def take(self, items: Sequence[OutcomeReported | Rejected], traceparent: str | None = None) -> list[Answer]:
         """Keep all that is good, in one committed transaction; an answer for each item, in order.
 
-        Raises psycopg.Error: then nothing was kept, and sending the same again is harmless.
+        Raises psycopg.Error: then all must be sent again, which is harmless.
         """
         ...

@@ -47,7 +47,7 @@ def check(reading: Reading, problem_of: Check) -> Reading:
 
 
 def settle(readings: Sequence[Reading], reports: Reports, traceparent: str | None) -> list[Settled]:
-    """Take all that is good, in one transaction, and answer each in order. Raises psycopg.Error: nothing was kept.
+    """Take all that is good, in one transaction, and answer each in order. Raises psycopg.Error.
 
     What is rejected goes with it, to be counted; where nothing is good, it is counted here and nobody is troubled.
     """

@@ -151,7 +151,7 @@ def _database_answer(error: psycopg.Error) -> Response:
     said = {"error": type(error).__name__, "sqlstate": error.sqlstate}
     if is_transient(error):
         logger.warning("the database is away", extra=said)
-        reason = "the database is away and nothing was kept: send the same again"
+        reason = "the database is away: send the same again, which is harmless"
         return _refusal(Issue(503, "transient", reason), {"Retry-After": str(RETRY_AFTER_SECONDS)})
     logger.error("the database refused a request", extra=said)
     reason = f"the database refused the request ({said['error']}) and nothing was kept"
@@ -183,7 +183,7 @@ def _described(kind: str, status: int) -> dict[str, Any]:
         415: "It is not JSON in UTF-8, but for instance XML.",
         422: "It is FHIR, but no outcome: which element, and why.",
         500: "The database refused it; nothing was kept.",
-        503: "The database is away; nothing was kept. Try again after `Retry-After` seconds.",
+        503: "The database is away. Send the same again after `Retry-After` seconds.",
     }
     if kind != "Bundle":
         texts[201] = "It was taken. `Location` names it."
