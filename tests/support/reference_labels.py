@@ -97,9 +97,17 @@ def _newest(said: Sequence[OutcomeReported]) -> tuple[OutcomeReported, bool]:
     return max(newest, key=_rank), len(contents) > 1
 
 
-def _rank(one: OutcomeReported) -> tuple[datetime, int, float]:
-    """Of two reports of one version the later specimen holds, then a stated label, the higher one, then the value."""
-    return one.observed_at or UNSAID, -1 if one.label is None else one.label, one.value or 0.0
+def _rank(one: OutcomeReported) -> tuple[datetime, int, float, str]:
+    """Of two reports of one version the later specimen holds, then a stated label, the higher one, then the value.
+
+    Those that say the same may still be of two models: then that of the higher name holds.
+    """
+    return (
+        one.observed_at or UNSAID,
+        -1 if one.label is None else one.label,
+        one.value or 0.0,
+        one.model_name or "",
+    )
 
 
 def _belonging(
