@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import psycopg
 from confluent_kafka import KafkaException
 
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.kafka.deadletter import DeadLetter
 from driftloop.common.kafka.producer import ProducerFull
-from driftloop.common.postgres.pool import Pool, is_transient
+from driftloop.common.postgres.pool import Pool, repeat
 from driftloop.drift_monitor.pane_store import LABELS, PREDICTIONS, ParkedRecord, Version
 from driftloop.drift_monitor.store import Store
 
@@ -52,14 +51,7 @@ class Upkeep:
 
     def run(self, stop: threading.Event) -> None:
         """Do it every now and then until told to stop; a broker or database that is away is waited for."""
-        while not stop.is_set():
-            try:
-                self.round(stop)
-            except (psycopg.Error, KafkaException, ProducerFull) as error:
-                if isinstance(error, psycopg.Error) and not is_transient(error):
-                    raise
-                logger.warning("upkeep waits", extra={"error": type(error).__name__})
-            stop.wait(self._every)
+        repeat(self.round, stop, self._every, self.name, (KafkaException, ProducerFull))
 
     def round(self, stop: threading.Event) -> None:
         """Roll up and forget, version by version, expire what is parked, and forget ids and erasures."""

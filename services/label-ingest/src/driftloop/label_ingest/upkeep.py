@@ -8,7 +8,7 @@ import psycopg
 
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
-from driftloop.common.postgres.pool import Pool, is_transient
+from driftloop.common.postgres.pool import Pool, repeat
 from driftloop.label_ingest.keeping import Keeper, Place
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,7 @@ class Upkeep:
 
     def run(self, stop: threading.Event) -> None:
         """Do it every now and then until told to stop; a database that is away is waited for."""
-        while not stop.is_set():
-            try:
-                self.round(stop)
-            except psycopg.Error as error:
-                if not is_transient(error):
-                    raise
-                logger.warning("upkeep waits", extra={"error": type(error).__name__})
-            stop.wait(self._every)
+        repeat(self.round, stop, self._every, self.name)
 
     def round(self, stop: threading.Event) -> None:
         """All of it once."""

@@ -8,11 +8,9 @@ import logging
 import threading
 from collections.abc import Sequence
 
-import psycopg
-
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
-from driftloop.common.postgres.pool import Pool, is_transient
+from driftloop.common.postgres.pool import Pool, repeat
 from driftloop.common.registry import ArtifactError
 from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.training_sets import SetFiles
@@ -36,14 +34,7 @@ class PurgeWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Purge every now and then until told to stop; a store or database that is away is waited for."""
-        while not stop.is_set():
-            try:
-                self.round(stop)
-            except psycopg.Error as error:
-                if not is_transient(error):
-                    raise
-                logger.warning("purging waits for the database", extra={"error": type(error).__name__})
-            stop.wait(self._every)
+        repeat(self.round, stop, self._every, self.name)
 
     def round(self, stop: threading.Event) -> None:
         """Purge all that can be purged now; one that cannot holds up no other."""

@@ -1,9 +1,15 @@
 """Connections of one service: its role, its schema, its errors sorted by fate."""
 
+import logging
+import threading
+from collections.abc import Callable
+
 import psycopg
 from psycopg import Connection, conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
+
+logger = logging.getLogger(__name__)
 
 Pool = ConnectionPool[Connection[TupleRow]]
 
@@ -53,6 +59,28 @@ def is_transient(error: psycopg.Error) -> bool:
     if state is None:  # no server answered: the connection broke, or the pool had none to give
         return isinstance(error, psycopg.OperationalError)
     return state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_STATES
+
+
+def repeat(
+    work: Callable[[threading.Event], object],
+    stop: threading.Event,
+    every_seconds: float,
+    name: str,
+    others: tuple[type[Exception], ...] = (),
+) -> None:
+    """Do the work every so many seconds until told to stop. What is away for a while is waited for.
+
+    That is the database, and whatever else `others` says. Raises what the work raises otherwise.
+    """
+    away: tuple[type[Exception], ...] = (psycopg.Error, *others)
+    while not stop.is_set():
+        try:
+            work(stop)
+        except away as error:
+            if isinstance(error, psycopg.Error) and not is_transient(error):
+                raise
+            logger.warning("waiting", extra={"worker": name, "error": type(error).__name__})
+        stop.wait(every_seconds)
 
 
 def is_permanent(error: psycopg.Error) -> bool:
