@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from driftloop.devstack import Stack
 from tests.support.counting import Counting
 from tests.support.house import House
+from tests.support.label_ingest import Desk, opened
 from tests.support.monitored import Monitor
 from tests.support.watched import Watched
 
@@ -30,3 +32,10 @@ def watched(house: House) -> Iterator[Watched]:
     watched = Watched(house)
     yield watched
     watched.close()
+
+
+@pytest.fixture(scope="module")
+def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
+    """A house with a desk in it, which the tests of a module share; each clears it before it begins."""
+    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
+        yield both

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -13,17 +13,10 @@ import psycopg
 import pytest
 
 from driftloop.common.events import OutcomeReported, PredictionMade, ShadowScore
-from driftloop.devstack import Stack
 from driftloop.label_ingest.reports import Answer
 from tests.support.house import House
-from tests.support.label_ingest import BORROWER, Desk, made, opened, outcome
+from tests.support.label_ingest import BORROWER, Desk, made, outcome
 from tests.support.predictions import START, repeatable
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture

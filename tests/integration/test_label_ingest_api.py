@@ -1,7 +1,6 @@
 """`POST /v1/outcomes` and `GET /v1/summary` on a real database: an answer for every item, and nothing half done."""
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 
 import msgspec
@@ -10,18 +9,11 @@ from prometheus_client import REGISTRY
 
 from driftloop.common.events import OutcomeReported
 from driftloop.common.postgres.pool import open_pool
-from driftloop.devstack import Stack
 from driftloop.devstack.ports import free_port
 from tests.support.asgi import ask
 from tests.support.house import House
-from tests.support.label_ingest import DIABETES, LOAN, Desk, made, opened, outcome
+from tests.support.label_ingest import DIABETES, LOAN, Desk, made, outcome
 from tests.support.predictions import START
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture

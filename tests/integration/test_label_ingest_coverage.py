@@ -1,7 +1,6 @@
 """How labels cover predictions, and rows in the other ways in which people ask for them."""
 
 import io
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,21 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from driftloop.common.events import OutcomeReported
-from driftloop.devstack import Stack
 from driftloop.label_ingest.reports import Answer
 from tests.support.asgi import ask
 from tests.support.house import House
 from tests.support.label_histories import CONTRACTS
-from tests.support.label_ingest import DIABETES, Desk, opened
+from tests.support.label_ingest import DIABETES, Desk
 from tests.support.laboratory import day, seen
 
 DAY = 86_400.0
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture

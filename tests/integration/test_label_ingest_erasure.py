@@ -1,7 +1,6 @@
 """A patient's rows go for good, the others' stay, and the access log forgets nothing."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -11,23 +10,16 @@ import pytest
 
 from driftloop.common.events import OutcomeReported, SubjectErased
 from driftloop.common.pseudonyms import pseudonym
-from driftloop.devstack import Stack
 from driftloop.label_ingest.keeping import Keeper
 from driftloop.label_ingest.reports import Answer
 from tests.support.asgi import ask
 from tests.support.house import House
 from tests.support.label_histories import CONTRACTS
-from tests.support.label_ingest import DIABETES, PSEUDONYM_KEY, Desk, opened
+from tests.support.label_ingest import DIABETES, PSEUDONYM_KEY, Desk
 from tests.support.laboratory import day, hba1c, seen
 
 ANN = pseudonym(PSEUDONYM_KEY, "ann")
 TABLES = ("joins", "predictions", "labels", "results", "matches", "expired_results")
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture

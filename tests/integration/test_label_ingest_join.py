@@ -1,26 +1,19 @@
 """Which prediction a result belongs to, and what label the results make: by order, by patient, in both unit systems."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from driftloop.common.events import LabelRetracted, OutcomeReported, PredictionLabeled, PredictionMade
-from driftloop.devstack import Stack
 from driftloop.label_ingest.reports import Answer
 from tests.support.house import House
 from tests.support.label_histories import CONFIRMING, CONTRACTS
-from tests.support.label_ingest import DIABETES, Desk, opened
+from tests.support.label_ingest import DIABETES, Desk
 from tests.support.laboratory import day, glucose, hba1c, seen
 from tests.support.predictions import START
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture

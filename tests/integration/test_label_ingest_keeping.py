@@ -1,7 +1,6 @@
 """What is kept, and how long: outcomes that wait and expire, months that are made and dropped."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -12,7 +11,6 @@ from prometheus_client import REGISTRY
 from psycopg import sql
 
 from driftloop.common.events import OutcomeReported
-from driftloop.devstack import Stack
 from driftloop.label_ingest.keeping import Keeper
 from driftloop.label_ingest.reading import Reader, RowQuery
 from driftloop.label_ingest.reports import Answer
@@ -20,18 +18,12 @@ from driftloop.label_ingest.upkeep import Upkeep
 from tests.support.asgi import ask
 from tests.support.house import House
 from tests.support.label_histories import CONTRACTS
-from tests.support.label_ingest import DIABETES, Desk, opened
+from tests.support.label_ingest import DIABETES, Desk
 from tests.support.laboratory import day, hba1c, seen
 
 PARKED = timedelta(days=90)
 RETENTION = timedelta(days=365)
 TABLES = ("joins", "predictions", "labels", "results", "matches", "keys")
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +15,15 @@ import pytest
 
 from driftloop.common.events import LabelRetracted, PredictionLabeled
 from driftloop.common.pseudonyms import order_pseudonym, pseudonym
-from driftloop.devstack import Stack
 from tests.support.house import House
 from tests.support.label_histories import CONTRACTS, POLICIES, Batch, History, history, verdict
-from tests.support.label_ingest import PSEUDONYM_KEY, Desk, opened
+from tests.support.label_ingest import PSEUDONYM_KEY, Desk
 from tests.support.predictions import START
 from tests.support.reference_labels import Name, Truth, truth
 
 HISTORIES = int(os.environ.get("DRIFTLOOP_TEST_HISTORIES", "60"))
 FIRST = int(os.environ.get("DRIFTLOOP_TEST_FIRST_HISTORY", "0"))
 PIECES = 4
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture

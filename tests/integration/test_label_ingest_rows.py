@@ -1,6 +1,6 @@
 """`GET /v1/rows` on a real database, as the trainer's own client reads it and as anyone may ask for it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 
@@ -10,20 +10,13 @@ import pytest
 
 from driftloop.common.events import ShadowScore
 from driftloop.common.rows import Row, validator
-from driftloop.devstack import Stack
 from driftloop.label_ingest.arrow import MEDIA_TYPES
 from driftloop.label_ingest.reading import Reader, RowQuery, RowVariant, rows_statement
 from driftloop.trainer.label_rows import RowsUnavailable, fetch_rows
 from tests.support.asgi import ask, client_of
 from tests.support.house import House
-from tests.support.label_ingest import BORROWER, LOAN, Desk, made, opened, outcome
+from tests.support.label_ingest import BORROWER, LOAN, Desk, made, outcome
 from tests.support.predictions import START
-
-
-@pytest.fixture(scope="module")
-def opened_desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Desk]]:
-    with opened(stack, tmp_path_factory.mktemp("label-ingest")) as both:
-        yield both
 
 
 @pytest.fixture
