@@ -6,7 +6,7 @@ but the name, the features, the target and the baseline has a default, so that a
 
 import hashlib
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -290,6 +290,13 @@ def load_contracts(paths: Iterable[Path]) -> dict[str, Contract]:
             raise ContractError(path, "name", contract.name, "another contract has this name: give each model its own")
         contracts[contract.name] = contract
     return contracts
+
+
+def chosen(contracts: Mapping[str, Contract], model: str | None) -> Contract | None:
+    """The contract of a model; without a name the only one there is. None where that does not say which."""
+    if model is None:
+        return next(iter(contracts.values())) if len(contracts) == 1 else None
+    return contracts.get(model)
 
 
 def baseline_path(contract_file: Path, contract: Contract) -> Path:

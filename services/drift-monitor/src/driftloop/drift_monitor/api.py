@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query
 
-from driftloop.common.contract import Contract
+from driftloop.common.contract import Contract, chosen
 from driftloop.common.postgres.pool import Pool
 from driftloop.drift_monitor.handlers import Watches
 from driftloop.drift_monitor.reporting import history_of, report_of
@@ -63,9 +63,7 @@ def create_app(pool: Pool, contracts: Mapping[str, Contract], watches: Watches) 
 
 
 def _name(model: str | None, contracts: Mapping[str, Contract]) -> str:
-    if model is None and len(contracts) == 1:
-        return next(iter(contracts))
-    if model not in contracts:
+    contract = chosen(contracts, model)
+    if contract is None:
         raise HTTPException(404, f"model {model!r} is not watched here: name one of {sorted(contracts)} with ?model=")
-    assert model is not None
-    return model
+    return contract.name

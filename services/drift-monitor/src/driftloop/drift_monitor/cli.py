@@ -13,7 +13,7 @@ import typer
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from driftloop.common.contract import Contract, ContractError, load_contract, load_contracts
+from driftloop.common.contract import Contract, ContractError, chosen, load_contract, load_contracts
 from driftloop.common.kafka.admin import TopicsError
 from driftloop.common.postgres.migrations import check_migrated
 from driftloop.common.postgres.pool import connection_string
@@ -206,12 +206,11 @@ def _stored(
 
 
 def _model(model: str | None, contracts: dict[str, Contract]) -> str:
-    if model is None and len(contracts) == 1:
-        return next(iter(contracts))
-    if model is None or model not in contracts:
+    contract = chosen(contracts, model)
+    if contract is None:
         named = "several models have a contract" if model is None else f"model {model!r} has no contract"
         raise CannotReplay(f"{named}: name one of {sorted(contracts)} with --model")
-    return model
+    return contract.name
 
 
 # --- what is printed

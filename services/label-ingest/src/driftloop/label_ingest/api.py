@@ -14,13 +14,14 @@ from starlette.concurrency import iterate_in_threadpool
 
 from driftloop.common.access.guard import CALLER
 from driftloop.common.clock import Clock
-from driftloop.common.contract import Contract
+from driftloop.common.contract import Contract, chosen
 from driftloop.common.events import OutcomeReported
 from driftloop.common.http import BodyLimit, problem
-from driftloop.common.postgres.pool import Pool, is_transient
+from driftloop.common.postgres.pool import Pool
 from driftloop.common.pseudonyms import pseudonym
 from driftloop.label_ingest import arrow, audit, csv_door, doors
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
+from driftloop.label_ingest.failures import is_away
 from driftloop.label_ingest.fhir import routes as fhir
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.reading import Coverage, Reader, RowQuery, Waiting
@@ -173,8 +174,7 @@ _NAMES = {PREDICTION: "prediction", ORDER: "order", SUBJECT: "patient"}
 def _without_prediction(one: Waiting) -> dict[str, Any]:
     kind, name = one.key[0], one.key[1:]
     by_id = kind == PREDICTION
-    # Nor what the laboratory calls the result: that may be the order's number.
-    said = {key: value for key, value in vars(one).items() if key not in ("key", "result", "version")}
+    said = {key: value for key, value in vars(one).items() if key not in ("key", "version")}
     return said | {
         "names": _NAMES[kind],
         "prediction_id": name if by_id else None,
@@ -232,21 +232,15 @@ async def _streamed(first: bytes, rest: Generator[bytes, None, None]) -> AsyncIt
 
 
 def _contract(model: str | None, contracts: Mapping[str, Contract]) -> Contract:
-    if model is None and len(contracts) == 1:
-        return next(iter(contracts.values()))
-    if model not in contracts:
+    contract = chosen(contracts, model)
+    if contract is None:
         raise HTTPException(404, f"model {model!r} is not known here: name one of {sorted(contracts)} with ?model=")
-    assert model is not None
-    return contracts[model]
+    return contract
 
 
 def _database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, psycopg.Error)
-    # Not the error's text: Postgres quotes the value that it refuses.
-    said = {"error": type(error).__name__, "sqlstate": error.sqlstate}
-    if is_transient(error):
-        logger.warning("the database is away", extra=said)
+    if is_away(error):
         retry_after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return problem(503, "the database is away: send the same again, which is harmless", retry_after)
-    logger.error("the database refused a request", extra=said)
-    return problem(500, f"the database refused the request ({said['error']}) and nothing was kept")
+    return problem(500, f"the database refused the request ({type(error).__name__}) and nothing was kept")

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from driftloop.common.clock import utc_now
-from driftloop.common.contract import Contract, ContractError, load_contracts
+from driftloop.common.contract import Contract, ContractError, chosen, load_contracts
 from driftloop.common.postgres.migrations import check_migrated
 from driftloop.common.postgres.pool import connection_string
 from driftloop.common.settings import Secret, SettingsError, read_settings
@@ -129,11 +129,10 @@ def _format(output: Path) -> FileFormat:
 
 
 def _contract(contracts: dict[str, Contract], model: str | None) -> Contract:
-    if model is None and len(contracts) == 1:
-        return next(iter(contracts.values()))
-    if model not in contracts:
+    contract = chosen(contracts, model)
+    if contract is None:
         raise _Unusable(f"--model {model}: name one of {', '.join(sorted(contracts))}")
-    return contracts[model]
+    return contract
 
 
 def _export(settings: Settings, export: _Export) -> int:

@@ -21,8 +21,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from driftloop.common.http import hear_out, problem_details
-from driftloop.common.postgres.pool import is_transient
 from driftloop.label_ingest.csv_reading import CHARSETS, COLUMNS, IGNORED_PREFIX, Row, UnreadableFile, read_rows
+from driftloop.label_ingest.failures import is_away
 from driftloop.label_ingest.reports import Answer, Reports
 
 logger = logging.getLogger(__name__)
@@ -239,13 +239,9 @@ def _stopped(error: UnreadableFile | psycopg.Error | _TooSlow, tally: Tally) -> 
 
 def _database_error(error: psycopg.Error) -> tuple[int, str]:
     """The status and the reason of an answer after the database failed."""
-    # Not the error's text: Postgres quotes the value that it refuses.
-    said = {"error": type(error).__name__, "sqlstate": error.sqlstate}
-    if is_transient(error):
-        logger.warning("the database went away in the middle of a file", extra=said)
+    if is_away(error):
         return 503, "the database is away"
-    logger.error("the database refused a part of a file", extra=said)
-    return 500, f"the database refused the rows that follow ({said['error']})"
+    return 500, f"the database refused the rows that follow ({type(error).__name__})"
 
 
 async def _refused(request: Request, response: Response) -> Response:

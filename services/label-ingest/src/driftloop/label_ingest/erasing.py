@@ -10,6 +10,7 @@ from driftloop.common.events import SubjectErased
 from driftloop.common.postgres.outbox import Emit
 from driftloop.common.topics import LABELED_PREDICTIONS
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
+from driftloop.label_ingest.keeping import delete
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,7 @@ def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> tu
         "DELETE FROM matches WHERE prediction_id = ANY(%s) OR result = ANY(%s) RETURNING prediction_id",
         [ids, [result for (result,) in gone]],
     ).fetchall()
-    for table in ("labels", "predictions"):
-        connection.execute(
-            f"DELETE FROM {table} AS t USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "  # noqa: S608
-            "AS n (model, at, id) "
-            "WHERE (t.model_name, t.predicted_at, t.prediction_id) = (n.model, n.at, n.id)".encode(),
-            [[model for _, model, _, _ in rows], [at for _, _, at, _ in rows], ids],
-        )
+    delete(connection, ("labels", "predictions"), [(model, at, id_) for id_, model, at, _ in rows])
     connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
     connection.execute("DELETE FROM keys WHERE key = ANY(%s)", [orders])
     event = SubjectErased(subject=subject, erased_at=now, predictions=len(rows))

@@ -56,8 +56,9 @@ def join(
     """Take predictions and results, in any order of arrival and however often, and emit each change of a label."""
     joined = Joined()
     keys = store.lock_keys(_counts(predictions, versions))
-    kept = [one for one in predictions if not _erased(one, keys)] if keys else predictions
-    joined.erased = len(predictions) - len(kept)
+    erased = [one.prediction_id for one in predictions if _erased(one, keys)] if keys else []
+    kept = [one for one in predictions if not _erased(one, keys)] if erased else predictions
+    joined.erased = len(erased)
     gone = [_is_gone(one, keys) for one in versions] if keys else [False] * len(versions)
     left = [one for one, is_gone in zip(versions, gone, strict=True) if not is_gone]
     # Reversed, so that of two with one id the first stays.
@@ -73,8 +74,8 @@ def join(
     changes = come.decide()
     answers = iter(come.answers())
     joined.answers = [_GONE if is_gone else next(answers) for is_gone in gone]
-    if joined.erased:
-        store.drop_parked(one.prediction_id for one in predictions if _erased(one, keys))
+    if erased:
+        store.drop_parked(erased)
     if changes:
         _emit(store, emit, changes, come, traces, now, joined)
     return joined
@@ -83,7 +84,7 @@ def join(
 def look_again(store: Store, emit: Emit, now: datetime, policies: Policies, prediction_ids: Iterable[str]) -> Joined:
     """Make the labels of predictions anew, some of whose results are gone, and emit what that changes."""
     joined = Joined()
-    come = _Come(store, policies, store.lock_joins(prediction_ids), now)
+    come = _Come(store, policies, store.joins(prediction_ids), now)
     come.reread_all()
     changes = come.decide()
     if changes:
@@ -111,7 +112,7 @@ _NOTHING = Known(Published(), contested=False)
 
 
 class _Come:
-    """What a batch brought, on its way through the steps of a join. `rows` grows as further join rows are locked."""
+    """What a batch brought, on its way through the steps of a join. `rows` grows as further join rows are looked at."""
 
     def __init__(self, store: Store, policies: Policies, rows: dict[str, Join], now: datetime) -> None:
         self._store = store
@@ -180,7 +181,7 @@ class _Come:
     def _placed(self, result: Result) -> Result:
         """The result, which says whether the prediction that it names by its id is there."""
         key = result.holds.key
-        # One that older news names is not locked here, and has not changed.
+        # One that older news names is not at hand, and has not changed.
         if key[0] != PREDICTION or key[1:] not in self.rows:
             return result
         return Result(result.holds, result.contested, self.rows[key[1:]].taken is not None)
@@ -202,8 +203,8 @@ class _Come:
         touched |= {id_ for id_, _result in before ^ after} | self._left
         if not touched and not results:
             return
-        self.rows.update(self._store.lock_joins(touched - self.rows.keys()))
-        # Some may have been erased before they were locked.
+        self.rows.update(self._store.joins(touched - self.rows.keys()))
+        # Some may have been erased since their results were looked at.
         touched &= self.rows.keys()
         after = {one for one in after if one[0] in touched or one in before}
         self._store.change_matches(before - after, after - before)

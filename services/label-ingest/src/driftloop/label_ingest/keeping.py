@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
+from typing import Literal
 
 from psycopg import Connection
 
@@ -43,6 +44,18 @@ DELETE FROM keys AS k WHERE key = ANY(%s) AND erased_at IS NULL
             AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.subject = substr(k.key, 2))
     END
 """
+
+
+def delete(connection: Connection, tables: Iterable[Literal["labels", "predictions"]], places: Sequence[Place]) -> None:
+    """Delete the rows of predictions from tables that have the order of `predictions`."""
+    columns = [list(column) for column in zip(*places, strict=True)] or [[], [], []]
+    for table in tables:
+        connection.execute(
+            f"DELETE FROM {table} AS t USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "  # noqa: S608
+            "AS n (model, at, id) "
+            "WHERE (t.model_name, t.predicted_at, t.prediction_id) = (n.model, n.at, n.id)".encode(),
+            columns,
+        )
 
 
 class Keeper:
@@ -97,13 +110,7 @@ class Keeper:
         self._connection.execute("DELETE FROM results WHERE key = ANY(%s)", [["p" + id_ for id_ in ids]])
         self._connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
         self._drop_keys(keys)
-        for table in ("labels", "predictions") if predictions else ("labels",):
-            self._connection.execute(
-                f"DELETE FROM {table} AS t USING unnest(%s::text[], %s::timestamptz[], %s::text[]) "  # noqa: S608
-                "AS n (model, at, id) "
-                "WHERE (t.model_name, t.predicted_at, t.prediction_id) = (n.model, n.at, n.id)".encode(),
-                [[one[0] for one in places], [one[1] for one in places], ids],
-            )
+        delete(self._connection, ("labels", "predictions") if predictions else ("labels",), places)
 
     def expire(self, before: datetime, now: datetime, limit: int) -> int:
         """Move results that have waited since before then to those that expired. Returns how many."""

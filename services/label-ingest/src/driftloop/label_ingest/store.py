@@ -243,7 +243,7 @@ class Store:
         return {key: Key(*rest) for key, *rest in found}
 
     def lock(self, predictions: Mapping[str, PredictionMade], others: Iterable[str]) -> dict[str, Join]:
-        """The join rows of predictions (by id) and of other ids, locked until the transaction ends.
+        """The join rows of predictions (by id) and of other ids; those without a prediction are locked.
 
         A row that is not there is made; a prediction takes its row, and is stored, unless another came first.
         """
@@ -256,7 +256,7 @@ class Store:
         for _ in range(TRIES):
             try:
                 with self._connection.transaction():
-                    there = self.lock_joins(ids) if look else {}
+                    there = self.joins(ids) if look else {}
                     new = {id_: predictions.get(id_) for id_ in sorted(ids - there.keys())}
                     made = self._write(new)
             except UniqueViolation:
@@ -311,7 +311,7 @@ class Store:
                 some = list(islice(left, COPIED_LINES))
             yield
 
-    def lock_joins(self, ids: Iterable[str]) -> dict[str, Join]:
+    def joins(self, ids: Iterable[str]) -> dict[str, Join]:
         """Join rows of ids that are there; those whose prediction has not come are locked, in their order.
 
         A prediction that has come does not change any more, and goes only when nobody joins (see `hold_off`).
@@ -512,11 +512,7 @@ def _json(value: object) -> str:
 
 
 def _row(one: Result) -> "_ResultRow":
-    held = one.holds
-    return _ResultRow(
-        held.key, held.result, held.subject, held.model_name, held.version, held.reported_at, held.status,
-        held.observed_at, held.label, held.analyte, held.value, held.unit, held.comparator, one.contested, one.matched,
-    )  # fmt: skip
+    return _ResultRow(*[*msgspec.structs.astuple(one.holds), one.contested, one.matched])
 
 
 def _result(row: Sequence[Any]) -> Result:

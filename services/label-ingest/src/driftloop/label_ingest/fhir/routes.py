@@ -12,7 +12,7 @@ from fastapi.responses import Response
 
 from driftloop.common import metrics
 from driftloop.common.events import OutcomeReported
-from driftloop.common.postgres.pool import is_transient
+from driftloop.label_ingest.failures import is_away
 from driftloop.label_ingest.fhir import MAX_ENTRIES, MAX_RESULTS, MEDIA_TYPE, ROOT
 from driftloop.label_ingest.fhir.answers import Settled, bundle_response, check, etag, refuse_whole, settle
 from driftloop.label_ingest.fhir.body import check_media_type, read_body
@@ -147,14 +147,10 @@ def _answered(work: Callable[[], Response]) -> Response:
 
 
 def _database_answer(error: psycopg.Error) -> Response:
-    # Not the error's text: Postgres quotes the value that it refuses.
-    said = {"error": type(error).__name__, "sqlstate": error.sqlstate}
-    if is_transient(error):
-        logger.warning("the database is away", extra=said)
+    if is_away(error):
         reason = "the database is away: send the same again, which is harmless"
         return _refusal(Issue(503, "transient", reason), {"Retry-After": str(RETRY_AFTER_SECONDS)})
-    logger.error("the database refused a request", extra=said)
-    reason = f"the database refused the request ({said['error']}) and nothing was kept"
+    reason = f"the database refused the request ({type(error).__name__}) and nothing was kept"
     return _refusal(Issue(500, "exception", reason))
 
 

@@ -8,7 +8,7 @@ import psycopg
 
 from driftloop.common import metrics
 from driftloop.common.clock import Clock, utc_now
-from driftloop.common.postgres.pool import is_transient
+from driftloop.label_ingest.failures import is_away
 from driftloop.label_ingest.hl7.acknowledging import Acknowledgement, acknowledge
 from driftloop.label_ingest.hl7.meaning import Header, Message, Problem, Refused, Rules
 from driftloop.label_ingest.hl7.reading import read_header, read_message
@@ -57,13 +57,9 @@ class Receiver:
         return self._write(message.header, "AE" if problems else "AA", _summary(message, problems), problems)
 
     def _database(self, header: Header, error: psycopg.Error) -> bytes:
-        # Not the error's text: PostgreSQL quotes the value that it refuses.
-        said = {"error": type(error).__name__, "sqlstate": error.sqlstate}
-        if is_transient(error):
-            logger.warning("the database is away", extra=said)
+        if is_away(error):
             return self._write(header, "AR", _AGAIN, [Problem(207, _AGAIN)])
-        logger.error("the database refused a message", extra=said)
-        text = f"the database refused the message ({said['error']}) and nothing was kept"
+        text = f"the database refused the message ({type(error).__name__}) and nothing was kept"
         return self._write(header, "AE", text, [Problem(207, text)])
 
     def _write(self, header: Header, acknowledgement: Acknowledgement, text: str, problems: Sequence[Problem]) -> bytes:
