@@ -36,8 +36,9 @@ format: $(READY) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A worker that crashed ends the run: in its place xdist would wait for ever for what the dead one had been given.
 test: setup ## unit, contract, integration and end-to-end, on a real Kafka and a real PostgreSQL
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
 
 test-integrations: setup ## tests against optional tools; what is not installed is skipped with a reason
 	$(BIN)/pytest -n 0 tests/integrations $(PYTEST_ARGS)

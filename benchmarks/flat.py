@@ -154,7 +154,7 @@ def _keep_the_log_small(monitor: Monitor) -> None:
         ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in SMALL_SEGMENTS.items()
     ]
     resource = ConfigResource(ResourceType.TOPIC, monitor.topic, incremental_configs=entries)
-    admin = admin_client(monitor.bootstrap_servers)  # kept: its futures die with it
+    admin = admin_client(monitor.bootstrap_servers)
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(TIMEOUT_SECONDS)
 

@@ -1,5 +1,7 @@
 """Topics are made and checked by us, never by the broker on its own; and a topic can be read whole."""
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +39,8 @@ def namespace(admin: AdminClient) -> Iterator[Namespace]:
     yield namespace
     names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{namespace.prefix}.")]
     if names:
-        admin.delete_topics(names)
+        for future in admin.delete_topics(names).values():
+            future.result(10)
 
 
 def make(admin: AdminClient, name: str, partitions: int = 1, **config: str) -> str:
@@ -54,6 +57,33 @@ def known(admin: AdminClient, name: str) -> bool:
         return name in identities(admin, [name])
     except TopicMissing:
         return False
+
+
+# --- the client
+
+LETS_GO = """
+import gc
+import sys
+from confluent_kafka.admin import AdminClient, NewTopic
+from driftloop.common.kafka.admin import admin_client
+
+told = AdminClient._make_topics_result
+AdminClient._make_topics_result = staticmethod(lambda answer, topics: (gc.collect(), told(answer, topics)))
+gc.disable()
+
+def ask():
+    cycle = [admin_client(sys.argv[1])]
+    cycle.append(cycle)
+    return cycle[0].create_topics([NewTopic(sys.argv[2], 1, 1)])[sys.argv[2]]
+
+ask().result(10)
+"""
+
+
+def test_a_client_that_nobody_holds_while_its_answer_comes_harms_nobody(stack: Stack, namespace: Namespace) -> None:
+    command = [sys.executable, "-c", LETS_GO, stack.bootstrap_servers, f"{namespace.prefix}.let.go"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 # --- making and checking

@@ -182,7 +182,7 @@ def prepare(
 
 def remove(stack: Stack, namespace: Namespace) -> None:
     """Delete every topic, schema and role of a namespace; what is not there is no error. For demos and tests only."""
-    admin = admin_client(stack.bootstrap_servers)  # kept: its futures die with it
+    admin = admin_client(stack.bootstrap_servers)
     for future in admin.delete_topics([namespace.topic(topic) for topic in all_topics()]).values():
         try:
             future.result(ADMIN_SECONDS)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -35,8 +36,13 @@ class TopicIdentity:
     partitions: int
 
 
+@cache
 def admin_client(bootstrap_servers: str, client_id: str = "driftloop-admin") -> AdminClient:
-    """An administrative client of the brokers."""
+    """The process's administrative client of the brokers, which is never let go of.
+
+    The garbage collector may run on the thread that brings an answer. If it found the client of that thread there,
+    the client would be destroyed from within, which aborts the process.
+    """
     return AdminClient(admin_config(bootstrap_servers, client_id))
 
 
