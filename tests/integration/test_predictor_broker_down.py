@@ -13,6 +13,7 @@ import pytest
 from driftloop import devstack
 from driftloop.common.events import PredictionMade
 from driftloop.common.topics import PREDICTIONS, Namespace
+from driftloop.devstack.processes import ServiceProcess
 from tests.support.artifacts import small_bundle
 from tests.support.bad_bodies import ROW
 from tests.support.house import House
@@ -56,6 +57,12 @@ def logged_ids(house: House) -> list[str]:
     return [event.prediction_id for event in events if isinstance(event, PredictionMade)]
 
 
+def notes(process: ServiceProcess) -> dict[str, str]:
+    """What a ready predictor has to say of itself: also of each worker that takes no requests yet."""
+    found: dict[str, str] = httpx.get(f"http://127.0.0.1:{process.management_port}/readyz").json()["notes"]
+    return found
+
+
 def all_there(house: House, asked: Asked) -> bool:
     return asked.ids() <= set(logged_ids(house))
 
@@ -77,8 +84,7 @@ def test_without_a_broker_clients_are_answered_and_with_it_again_all_is_in_the_l
     process, url = predictor(own_house)
     process.wait_ready()
     with asking_until_without_a_broker(url, folder, 300) as asked:
-        note = httpx.get(f"http://127.0.0.1:{process.management_port}/readyz").json()["notes"]["spool"]
-        assert "inferences wait in the spool for the broker" in note
+        assert "inferences wait in the spool for the broker" in notes(process)["spool"]
         devstack.restart_kafka(folder)
         so_far = len(asked.all)
         wait_until(lambda: len(asked.all) > so_far + 100, "answers with a broker", 20)
@@ -111,6 +117,8 @@ def test_of_what_workers_answered_while_one_was_killed_without_a_broker_each_is_
 ) -> None:
     process, url = predictor(own_house, WORKERS="2")
     process.wait_ready()
+    # One is enough for that; the other one cannot learn its model without a broker either.
+    wait_until(lambda: not notes(process), "the second worker")
     began = time.monotonic()
     with asking_until_without_a_broker(url, folder, 200) as asked:
         worker_processes(process)[0].kill()
