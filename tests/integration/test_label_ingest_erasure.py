@@ -104,6 +104,32 @@ def test_a_prediction_from_after_an_erasure_is_kept_and_labelled(desk: Desk) -> 
     assert desk.summary(DIABETES.name)["labeled"] == 1
 
 
+def test_a_result_since_an_erasure_can_be_taken_back_without_a_time(desk: Desk) -> None:
+    erase(desk, "ann")
+    desk.now = day(23)
+    desk.take([seen("p", 21, patient="ann")], [hba1c(on=22, patient_id="ann", source="north", result_id="L-1")])
+    withdrawn = OutcomeReported(
+        patient_id="ann", source="north", result_id="L-1", result_version=2, status="entered-in-error"
+    )
+    assert desk.take(outcomes=[withdrawn]) == [Answer("retracted")]
+
+
+def test_a_result_that_was_reported_since_an_erasure_is_taken(desk: Desk) -> None:
+    erase(desk, "ann")
+    desk.now = day(23)
+    desk.take([seen("p", 21, patient="ann", order="A-1")])
+    reported = OutcomeReported(order_id="A-1", patient_id="ann", label=1, reported_at=day(22))
+    assert desk.take(outcomes=[reported]) == [Answer("joined")]
+
+
+@pytest.mark.parametrize("time", [{}, {"reported_at": day(19)}, {"observed_at": day(19), "reported_at": day(21)}])
+def test_a_result_that_may_be_from_before_an_erasure_is_not_kept(desk: Desk, time: dict[str, Any]) -> None:
+    erase(desk, "ann")
+    reported = OutcomeReported(order_id="A-1", patient_id="ann", label=1, **time)
+    assert [one.status for one in desk.take(outcomes=[reported])] == ["rejected"]
+    assert count(desk, "results") == 0
+
+
 def test_an_erased_prediction_is_not_kept_when_it_is_delivered_again(desk: Desk) -> None:
     desk.take([seen("p", patient="ann")])
     erase(desk, "ann")
@@ -163,6 +189,35 @@ def test_a_shared_orders_result_goes_on_proving_the_others_prediction(desk: Desk
     erase(desk, "ann")
     assert desk.take(outcomes=[hba1c(5.0, order_id="A-1", result_version=2)]) == [Answer("joined")]
     assert [(one.prediction_id, one.label) for one in desk.published()][-1] == ("q", 0)
+
+
+def test_another_patient_with_the_same_order_number_keeps_result_and_label(desk: Desk) -> None:
+    desk.take([seen("p", patient="ann", order="A-1"), seen("q", patient="bob", order="A-1")])
+    desk.take(outcomes=[hba1c(order_id="A-1", patient_id="bob")])
+    erase(desk, "ann")
+    assert (count(desk, "results"), desk.summary(DIABETES.name)["labeled"]) == (1, 1)
+    assert desk.take(outcomes=[hba1c(5.0, order_id="A-1", patient_id="bob", result_version=2)]) == [Answer("joined")]
+
+
+def test_another_patients_result_of_the_same_order_number_waits_on(desk: Desk) -> None:
+    desk.take(outcomes=[hba1c(order_id="A-1", patient_id="bob")])
+    desk.take([seen("p", patient="ann", order="A-1")])
+    erase(desk, "ann")
+    desk.take([seen("q", patient="bob", order="A-1")])
+    assert [one.prediction_id for one in desk.published()] == ["q"]
+
+
+def test_a_result_that_names_the_patients_order_only_goes_with_them(desk: Desk) -> None:
+    desk.take([seen("p", patient="ann", order="A-1")], [hba1c(order_id="A-1")])
+    erase(desk, "ann")
+    assert (count(desk, "results"), count(desk, "matches"), count(desk, "keys")) == (0, 0, 1)
+
+
+def test_a_late_prediction_of_the_patient_takes_no_result_from_one_that_has_its_id(desk: Desk) -> None:
+    erase(desk, "ann")
+    desk.take([seen("p", patient="bob")], [OutcomeReported(prediction_id="p", label=1)])
+    desk.take([seen("p", patient="ann")])
+    assert count(desk, "results") == 1
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.support.house import House
 from tests.support.label_histories import CONTRACTS
 from tests.support.label_ingest import DIABETES, Desk
 from tests.support.laboratory import day, hba1c, seen
+from tests.support.waiting import wait_until
 
 PARKED = timedelta(days=90)
 RETENTION = timedelta(days=365)
@@ -157,6 +158,39 @@ def test_an_old_version_of_an_expired_outcome_is_no_news(desk: Desk) -> None:
     assert desk.take(outcomes=[hba1c(7.0, order_id="A-1")])[0].status == "superseded"
     desk.take([seen("p", order="A-1")])
     assert [one.label for one in desk.published()] == [0]
+
+
+def test_an_expired_outcome_that_comes_back_meets_by_all_that_it_names(desk: Desk) -> None:
+    start = desk.now
+    desk.take(outcomes=[hba1c(order_id="A-1", patient_id="ann", source="north", result_id="L", result_version=2)])
+    upkeep(desk, start + PARKED * 2)
+    old = hba1c(5.0, order_id="A-1", source="north", result_id="L")
+    assert desk.take(outcomes=[old])[0].status == "superseded"
+    desk.take([seen("p", patient="ann")])
+    assert [(one.prediction_id, one.label) for one in desk.published()] == [("p", 1)]
+
+
+def test_an_outcome_waits_though_upkeep_forgets_the_empty_row_of_its_prediction_meanwhile(desk: Desk) -> None:
+    named: dict[str, Any] = {"source": "north", "result_id": "L"}
+    desk.take(outcomes=[OutcomeReported(prediction_id="p", label=1, **named)])
+    desk.take(outcomes=[OutcomeReported(prediction_id="elsewhere", label=1, result_version=2, **named)])
+    with ThreadPoolExecutor(1) as threads, desk.pool.connection() as connection:
+        assert "p" in Keeper(connection).forget_empty("", 10)
+        # It reads what is committed, and waits for the row's lock.
+        waits = threads.submit(desk.take, (), [OutcomeReported(prediction_id="p", label=0)])
+        wait_until(lambda: waiting_for_a_lock(connection), "that the outcome waits")
+        connection.commit()
+        assert waits.result() == [Answer("parked")]
+    desk.take([seen("p")])
+    assert [(one.prediction_id, one.label) for one in desk.published()] == [("p", 0)]
+
+
+def waiting_for_a_lock(connection: psycopg.Connection) -> bool:
+    """Whether somebody waits for what this connection holds."""
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def test_a_month_that_somebody_reads_holds_nobody_up(desk: Desk) -> None:

@@ -87,10 +87,10 @@ def truth(
 def _newest(said: Sequence[OutcomeReported]) -> tuple[OutcomeReported, bool]:
     """The report that holds, and whether its version was reported with two contents."""
 
-    def age(one: OutcomeReported) -> tuple[int, datetime, int]:
-        stage = STAGES.index(one.status)
-        unsaid = NEVER if stage >= STAGES.index("corrected") else UNSAID
-        return one.result_version, one.reported_at or unsaid, stage
+    def age(one: OutcomeReported) -> tuple[int, int, datetime, int]:
+        stage, correcting = STAGES.index(one.status), STAGES.index("corrected")
+        unsaid = NEVER if stage > correcting else UNSAID
+        return one.result_version, min(stage, correcting), one.reported_at or unsaid, stage
 
     newest = [one for one in said if age(one) == max(map(age, said))]
     contents = {(one.label, one.analyte, one.value, one.unit, one.comparator) for one in newest}

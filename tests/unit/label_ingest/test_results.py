@@ -91,6 +91,13 @@ def test_a_result_is_contested_exactly_where_what_is_newest_came_with_two_conten
         (version(1), version(1, status="preliminary"), Fate.SUPERSEDED),
         (version(1), version(1, status="corrected"), Fate.HOLDS),
         (version(1), version(1, status="cancelled"), Fate.HOLDS),
+        (version(1, status="preliminary", reported=1), version(1), Fate.HOLDS),
+        (version(1, status="corrected", reported=1), version(1, reported=2), Fate.SUPERSEDED),
+        (version(1, status="corrected"), version(1, status="entered-in-error", reported=1), Fate.HOLDS),
+        (version(1, status="corrected", reported=1), version(1, status="entered-in-error"), Fate.HOLDS),
+        (version(1, status="entered-in-error", reported=1), version(1, status="corrected", reported=2), Fate.HOLDS),
+        (version(1, status="entered-in-error", reported=2), version(1, status="corrected"), Fate.SUPERSEDED),
+        (version(1, status="entered-in-error", reported=1), version(1, reported=2), Fate.SUPERSEDED),
     ],
 )
 def test_each_arrival_is_told_what_it_did(held: Version, arriving: Version, fate: Fate) -> None:

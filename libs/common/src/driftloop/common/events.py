@@ -76,8 +76,9 @@ class OutcomeReported(Event, frozen=True, kw_only=True):
     `analyte` is a LOINC code, `unit` a UCUM one, and `comparator` stands before a value that is only a bound. The label
     policy of the model then makes the label.
 
-    `source` and `result_id` say which result it is. Of its versions the highest `result_version` counts, then the one
-    that was issued latest (`reported_at`), whatever the order of arrival. `observed_at` is when the specimen was taken.
+    `source` and `result_id` say which result it is. Of its versions the highest `result_version` counts; of one number
+    a final result goes before a preliminary one, what corrects or withdraws it before both, and then what was issued
+    latest (`reported_at`), whatever the order of arrival. `observed_at` is when the specimen was taken.
     """
 
     prediction_id: PredictionId | None = None

@@ -5,9 +5,11 @@ One function for both, because one transaction may bring both and must take its 
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+
+from psycopg.errors import SerializationFailure
 
 from driftloop.common import metrics
 from driftloop.common.contract import Labels as Policy
@@ -55,11 +57,15 @@ def join(
 ) -> Joined:
     """Take predictions and results, in any order of arrival and however often, and emit each change of a label."""
     joined = Joined()
-    keys = store.lock_keys(_counts(predictions, versions))
+    counts = _counts(predictions, versions)
+    if versions:
+        # What is known of one that has expired may name more than what comes of it now.
+        counts.update(_named(store.expired(one.result for one in versions)))
+    keys = store.lock_keys(counts)
     erased = [one.prediction_id for one in predictions if _erased(one, keys)] if keys else []
     kept = [one for one in predictions if not _erased(one, keys)] if erased else predictions
     joined.erased = len(erased)
-    gone = [_is_gone(one, keys) for one in versions] if keys else [False] * len(versions)
+    gone = _gone(store, versions, keys)
     left = [one for one, is_gone in zip(versions, gone, strict=True) if not is_gone]
     # Reversed, so that of two with one id the first stays.
     halves = {one.prediction_id: one for one in reversed(kept)}
@@ -68,7 +74,7 @@ def join(
         joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in kept)
 
     come = _Come(store, policies, rows, now)
-    come.take(left)
+    come.take(left, keys)
     come.match(_met(kept, keys))
     come.unpark(halves)
     changes = come.decide()
@@ -136,8 +142,11 @@ class _Come:
         # Predictions whose results have changed, whatever that makes of them.
         self._altered: set[str] = set()
 
-    def take(self, versions: Sequence[Version]) -> None:
-        """Fold the versions into their results, one after the other."""
+    def take(self, versions: Sequence[Version], locked: Container[str]) -> None:
+        """Fold the versions into their results, one after the other; `locked` are the keys of orders and patients.
+
+        Raises SerializationFailure where a result has just expired that names others.
+        """
         if not versions:
             return
         self._ids = [one.result for one in versions]
@@ -149,6 +158,8 @@ class _Come:
         known, fresh = self._store.lock_results(folded, self._now)
         # What has expired is known all the same: an old version that comes again is no news.
         expired = self._store.take_expired(fresh)
+        if any(key not in locked for key in _named(one.holds for one in expired.values())):
+            raise SerializationFailure("a result has expired meanwhile")
         known |= expired
         fresh -= expired.keys()
         changed = []
@@ -349,15 +360,20 @@ def _prediction_of(result: Result) -> str | None:
     return key[1:] if key[0] == PREDICTION else None
 
 
-def _counts(predictions: Sequence[PredictionMade], versions: Sequence[Version]) -> Counter[str]:
+def _counts(predictions: Sequence[PredictionMade], versions: Iterable[Version]) -> Counter[str]:
     """The keys of orders and patients that are named, each with how many results name it."""
     counts: Counter[str] = Counter({key: 0 for made in predictions if _is_named(made) for key in _keys(made)})
+    counts.update(_named(versions))
+    return counts
+
+
+def _named(versions: Iterable[Version]) -> Iterator[str]:
+    """The keys of orders and patients that results name."""
     for one in versions:
         if one.key[0] != PREDICTION:
-            counts[one.key] += 1
+            yield one.key
             if one.subject is not None and one.key[0] != SUBJECT:
-                counts[SUBJECT + one.subject] += 1
-    return counts
+                yield SUBJECT + one.subject
 
 
 def _is_named(made: PredictionMade) -> bool:
@@ -376,12 +392,21 @@ def _erased(made: PredictionMade, keys: Mapping[str, Key]) -> bool:
     return erased_at is not None and made.predicted_at < erased_at
 
 
-def _is_gone(version: Version, keys: Mapping[str, Key]) -> bool:
-    """Whether a result is of a patient who was erased since its specimen was taken."""
-    if version.subject is None:
-        return False
-    erased_at = keys[SUBJECT + version.subject].erased_at
-    return erased_at is not None and (version.observed_at is None or version.observed_at < erased_at)
+def _gone(store: Store, versions: Sequence[Version], keys: Mapping[str, Key]) -> list[bool]:
+    """Which results are from before the erasure of their patient.
+
+    Without any time that is not to be seen: one that is known has come since, for the others of then are gone.
+    """
+    erased = [None if one.subject is None else keys[SUBJECT + one.subject].erased_at for one in versions]
+    if not any(erased):
+        return [False] * len(versions)
+    times = [one.observed_at or one.reported_at for one in versions]
+    untold = [one.result for one, at, time in zip(versions, erased, times, strict=True) if at and not time]
+    known = store.known(untold) if untold else set()
+    return [
+        at is not None and (time < at if time else one.result not in known)
+        for one, at, time in zip(versions, erased, times, strict=True)
+    ]
 
 
 def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list[str]:

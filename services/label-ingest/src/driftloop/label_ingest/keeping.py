@@ -58,6 +58,11 @@ def delete(connection: Connection, tables: Iterable[Literal["labels", "predictio
         )
 
 
+def drop_keys(connection: Connection, keys: Iterable[str]) -> None:
+    """Delete locked rows of orders and patients of whom nothing is left; erasures are remembered."""
+    connection.execute(_DROP_KEYS, [list(keys)])
+
+
 class Keeper:
     """Looks after what is stored, in one connection's transaction."""
 
@@ -109,7 +114,7 @@ class Keeper:
         )
         self._connection.execute("DELETE FROM results WHERE key = ANY(%s)", [["p" + id_ for id_ in ids]])
         self._connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
-        self._drop_keys(keys)
+        drop_keys(self._connection, keys)
         delete(self._connection, ("labels", "predictions") if predictions else ("labels",), places)
 
     def expire(self, before: datetime, now: datetime, limit: int) -> int:
@@ -127,7 +132,7 @@ class Keeper:
         )
         moved = self._connection.execute(_EXPIRE, {"results": results, "before": before, "now": now}).rowcount
         self._drop_joins(named)
-        self._drop_keys(others)
+        drop_keys(self._connection, others)
         return moved
 
     def forget_empty(self, after: str, limit: int) -> list[str]:
@@ -158,10 +163,6 @@ class Keeper:
     def _lock_keys(self, keys: Iterable[str]) -> None:
         """Have nobody else look whether there is anything of these orders and patients."""
         self._connection.execute("SELECT 1 FROM keys WHERE key = ANY(%s) ORDER BY key FOR UPDATE", [list(keys)])
-
-    def _drop_keys(self, keys: Iterable[str]) -> None:
-        """Delete locked rows of orders and patients of whom nothing is left; erasures are remembered."""
-        self._connection.execute(_DROP_KEYS, [list(keys)])
 
     def parked(self) -> tuple[int, datetime | None]:
         """How many results wait for their prediction, and since when the oldest does."""

@@ -104,10 +104,12 @@ ON CONFLICT (result) DO UPDATE SET arrived_at = r.arrived_at
 RETURNING {_R_VERSION}, r.contested, r.matched, xmax = 0
 """  # noqa: S608 - the columns are this module's own
 
+_RESULTS_THERE = f"SELECT result FROM results WHERE result = {_ANY}"  # noqa: S608
+_EXPIRED = f"SELECT {_VERSION} FROM expired_results WHERE result = {_ANY}"  # noqa: S608
 _TAKE_EXPIRED = f"""
 DELETE FROM expired_results WHERE result = {_ANY} RETURNING {_VERSION}, contested, matched
 """  # noqa: S608
-_DROP_PARKED = f"DELETE FROM results WHERE key = {_ANY}"  # noqa: S608
+_DROP_PARKED = f"DELETE FROM results WHERE key = {_ANY} AND NOT matched"  # noqa: S608
 
 _SAVE_RESULTS = f"""
 UPDATE results AS r SET key = n.key, subject = n.subject, model_name = n.model_name, version = n.version,
@@ -318,7 +320,11 @@ class Store:
         """
         there = self._joins_there(_JOINS_THERE, ids)
         empty = [id_ for id_, one in there.items() if one.taken is None]
-        return there | self._joins_there(_JOINS_THERE + _LOCKED, empty) if empty else there
+        if not empty:
+            return there
+        # One that somebody has deleted meanwhile is not there.
+        taken = {id_: one for id_, one in there.items() if one.taken is not None}
+        return taken | self._joins_there(_JOINS_THERE + _LOCKED, empty)
 
     def _joins_there(self, statement: LiteralString, ids: Iterable[str]) -> dict[str, Join]:
         rows = self._do(statement, [_json(list(ids))]).fetchall()
@@ -334,6 +340,14 @@ class Store:
         found = self._do(_LOCK_RESULTS.encode(), [now, _json([_row(one) for one in come])]).fetchall()
         known = {row[1]: _result(row[:-1]) for row in found}
         return known, {row[1] for row in found if row[-1]}
+
+    def known(self, results: Iterable[str]) -> set[str]:
+        """Those of the results that are there."""
+        return {row[0] for row in self._do(_RESULTS_THERE, [_json(list(results))]).fetchall()}
+
+    def expired(self, results: Iterable[str]) -> list[Version]:
+        """Those of the results that have expired, as they were then."""
+        return [Version(*row) for row in self._do(_EXPIRED, [_json(list(results))]).fetchall()]
 
     def take_expired(self, results: Iterable[str]) -> dict[str, Result]:
         """Results that have expired, and do so no more."""

@@ -11,7 +11,7 @@ import msgspec
 
 from driftloop.common.contract import Labels as Policy
 from driftloop.label_ingest.domain.measuring import abnormal
-from driftloop.label_ingest.domain.results import EARLIEST, Result, Version, parts_of
+from driftloop.label_ingest.domain.results import NO_TIME, Result, Version, parts_of
 
 Reading = tuple[Version, bool]
 
@@ -47,7 +47,7 @@ def decide(policy: Policy | None, results: Iterable[Result]) -> Decision:
     """The label that results make under a policy.
 
     A label that a laboratory states goes before what it measured. Of several stated ones that of the latest specimen
-    holds, then of the highest version, of the highest source and id, and the higher label.
+    holds, then of the highest version, of the latest report, of the highest source and id, and the higher label.
     """
     counting = [one for one in results if one.holds.counts]
     stated = [one for one in counting if one.holds.label is not None]
@@ -75,7 +75,7 @@ def publish(published: Published, decision: Decision) -> Change | None:
 def _standing(one: Result) -> tuple[datetime, int, datetime, tuple[str, str], int]:
     held = one.holds
     assert held.label is not None
-    return held.observed_at or EARLIEST, held.version, held.reported_at or EARLIEST, _name(held), held.label
+    return held.observed_at or NO_TIME, held.version, held.reported_at or NO_TIME, _name(held), held.label
 
 
 def _name(one: Version) -> tuple[str, str]:
@@ -99,8 +99,8 @@ def _confirmed(readings: Sequence[Reading], policy: Policy) -> Decision:
     Of one instant's results that of the highest source and id is the latest, then an abnormal one. What one test says
     of one specimen counts once, however often it is reported.
     """
-    ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or EARLIEST, _name(reading[0]), reading[1]))
-    abnormal = {(one.observed_at or EARLIEST, _test(policy, one)) for one, verdict in ordered if verdict}
+    ordered = sorted(readings, key=lambda reading: (reading[0].observed_at or NO_TIME, _name(reading[0]), reading[1]))
+    abnormal = {(one.observed_at or NO_TIME, _test(policy, one)) for one, verdict in ordered if verdict}
     times = sorted(at for at, _test in abnormal)
     within = timedelta(days=policy.confirm_within_days)
     if any(later - earlier <= within for earlier, later in pairwise(times)):

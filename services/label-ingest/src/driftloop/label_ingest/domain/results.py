@@ -7,16 +7,19 @@ import msgspec
 
 from driftloop.common.events import Comparator, ResultStatus
 
-EARLIEST = datetime.min.replace(tzinfo=UTC)
-_LATEST = datetime.max.replace(tzinfo=UTC)
-# In the life of one version a later stage counts.
+# What stands for a time that nobody says: before all others.
+NO_TIME = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
+# In the life of one version a later stage counts, whenever it was issued; from a correction on it is the time that says
+# what came later.
 _STAGES: dict[ResultStatus, int] = {
     "preliminary": 0,
     "final": 1,
     "corrected": 2,
-    "cancelled": 3,
-    "entered-in-error": 4,
+    "cancelled": 2,
+    "entered-in-error": 2,
 }
+_WITHDRAWALS: dict[ResultStatus, int] = {"cancelled": 1, "entered-in-error": 2}
 
 
 class Fate(StrEnum):
@@ -57,20 +60,22 @@ class Version(msgspec.Struct, frozen=True, gc=False):
         return self.status, self.label, self.analyte, self.value, self.unit, self.comparator
 
     @property
-    def age(self) -> tuple[int, datetime, int]:
+    def age(self) -> tuple[int, int, datetime, int]:
         """Of two versions the one with the higher age counts.
 
-        A correction or a withdrawal that does not say when it was issued is the last of its version.
+        Of one version number a final result goes before a preliminary one, what corrects or withdraws it before both,
+        and otherwise what was issued later. A withdrawal that does not say when it was issued is the last; anything
+        else that does not is the first.
         """
-        stage = _STAGES[self.status]
-        return self.version, self.reported_at or (_LATEST if stage > _STAGES["final"] else EARLIEST), stage
+        issued = self.reported_at or (_LAST if self.withdrawn else NO_TIME)
+        return self.version, _STAGES[self.status], issued, _WITHDRAWALS.get(self.status, 0)
 
     @property
     def rank(self) -> tuple[object, ...]:
         """Decides between two reports of one age: the later specimen, then the higher label or value."""
         return (
             *self.age,
-            self.observed_at or EARLIEST,
+            self.observed_at or NO_TIME,
             -1 if self.label is None else self.label,
             self.value is not None and self.value,
             self.comparator or "",
@@ -90,7 +95,7 @@ class Version(msgspec.Struct, frozen=True, gc=False):
     @property
     def withdrawn(self) -> bool:
         """Whether the laboratory took it back."""
-        return self.status in ("cancelled", "entered-in-error")
+        return self.status in _WITHDRAWALS
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
