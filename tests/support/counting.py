@@ -56,17 +56,28 @@ def counting_loop(
     batch_size: int = 500,
     config: Mapping[str, Any] = QUICK,
 ) -> ConsumerLoop:
-    """The loop of one topic with one handler, built as a service's `main` builds it."""
+    """The loop of one topic with one handler, built as a service's `main` builds it.
+
+    Every other call of the handler works ahead: what tests say of the loop holds with and without that.
+    """
     name = namespace.topic(topic)
-    return ConsumerLoop(
+    works_ahead = itertools.cycle([True, False])
+
+    def handle(connection: Connection, batch: Sequence[Delivery]) -> None:
+        if next(works_ahead):
+            loop.work_ahead()
+        handler(connection, batch)
+
+    loop = ConsumerLoop(
         config=consumer_config(bootstrap_servers, "tests", namespace.group(NAME)) | dict(config),
         name=NAME,
-        subscriptions={name: Subscription(topic, handler)},
+        subscriptions={name: Subscription(topic, handle)},
         identities=known,
         pool=pool,
         producer=producer,
         batch_size=batch_size,
     )
+    return loop
 
 
 @dataclass

@@ -24,7 +24,7 @@ from driftloop.label_ingest.domain.outcomes import Terms, outcome_problem, versi
 from driftloop.label_ingest.domain.results import Version
 from driftloop.label_ingest.erasing import Erased, erase
 from driftloop.label_ingest.reports import Answer, Rejected
-from driftloop.label_ingest.store import Store, begin, hold_off
+from driftloop.label_ingest.store import Store, begin, hold_off, nothing
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,13 @@ T = TypeVar("T")
 
 
 class Intake:
-    """The one way in. `published` is called after a transaction that may have emitted."""
+    """The one way in. `published` is called after a transaction that may have emitted.
+
+    `meanwhile` may be set to what is to be done while the database works on a batch of the log.
+    """
 
     def __init__(self, pool: Pool, terms: Terms, clock: Clock, published: Callable[[], None]) -> None:
+        self.meanwhile = nothing
         self._pool = pool
         self._terms = terms
         self._clock = clock
@@ -126,7 +130,7 @@ class Intake:
                 versions.append(version := version_of(event, self._terms))
                 if one.envelope.traceparent is not None:
                     traces[version.key] = one.envelope.traceparent
-        self._uncommitted = self._join(connection, predictions, versions, traces)
+        self._uncommitted = self._join(connection, predictions, versions, traces, self.meanwhile)
 
     def committed(self) -> None:
         """What the last batch did is durable."""
@@ -141,10 +145,11 @@ class Intake:
         predictions: Sequence[PredictionMade],
         versions: Sequence[Version],
         traces: handlers.Traces,
+        meanwhile: Callable[[], None] = nothing,
     ) -> handlers.Joined:
         begin(connection)
         return handlers.join(
-            Store(connection), lambda events: emit(connection, events), self._clock(), self._terms.policies,
+            Store(connection, meanwhile), lambda events: emit(connection, events), self._clock(), self._terms.policies,
             predictions, versions, traces,
         )  # fmt: skip
 

@@ -77,6 +77,7 @@ def build(settings: Settings) -> Service:
         producer=producer,
         after_commit=intake.committed,
     )
+    intake.meanwhile = consumer.work_ahead
     # The last, for it listens at once.
     mllp = build_mllp(settings, intake, terms.analytes)
     ready = dict(consumer_checks(pool, producer, consumer))

@@ -4,7 +4,7 @@ Everyone takes locks in this order, each kind by its key: keys, join rows whose 
 the results of a prediction make is written only if nobody else has written it meanwhile.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -201,15 +201,21 @@ def hold_off(connection: Connection) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(current_schema()))", [_LOCK_CLASS])
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Store:
     """All that the join remembers, in one connection's transaction, which has begun.
 
     What looks like a transaction within it is a savepoint; as the outermost one it would give its locks away.
+    `meanwhile` is called while the database takes predictions in, once or more often.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, meanwhile: Callable[[], None] = nothing) -> None:
         assert connection.info.transaction_status is not TransactionStatus.IDLE
         self._connection = connection
+        self._meanwhile = meanwhile
 
     def _do(self, statement: LiteralString | bytes, parameters: Params) -> Cursor[TupleRow]:
         # A plan that is kept was made when the tables were smaller.
@@ -297,6 +303,7 @@ class Store:
             "features, shadows)",
             lines,
         ):
+            self._meanwhile()
             return {id_: Join(None if one is None else _taken(one), fresh=True) for id_, one in new.items()}
 
     @contextmanager

@@ -109,26 +109,25 @@ class Assignment:
         """Whether none of these partitions was lost since, not even if it was given back."""
         return all(self.held.get(name) is owned[name] for name in names)
 
-    def reposition(self, client: Consumer, names: Names) -> None:
-        """Read these partitions, as far as they are held, again from where the database says.
+    def reposition(self, client: Consumer) -> None:
+        """Read all partitions again from where the database says.
 
         Raises psycopg.Error, and Halted if it says nothing of one.
         """
-        owned = self.owned(names)
         with self._pool.connection() as connection:
-            stored = offsets.read_offsets(connection, self._consumer, owned)
-        for (topic, number), held in owned.items():
+            stored = offsets.read_offsets(connection, self._consumer, self.held)
+        for (topic, number), held in self.held.items():
             if (topic, number) not in stored:
                 raise Halted(
                     f"the stored offset of {topic}/{number} was deleted while consumer {self._consumer!r} ran: "
                     "restart it to read that partition from its beginning"
                 )
             held.position = held.read = stored[topic, number].next
-        self.seek(client, owned)
+        self.seek(client)
 
-    def seek(self, client: Consumer, names: Names) -> None:
+    def seek(self, client: Consumer) -> None:
         """Have the client hand out next what we have not taken yet."""
-        for (topic, number), held in self.owned(names).items():
+        for (topic, number), held in self.held.items():
             client.seek(TopicPartition(topic, number, held.read))
 
     def _starts_in_the_end(

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +136,9 @@ class ConsumerLoop:
         self._after_commit = after_commit
         self._max_batch = batch_size
         self._next_batch = min(SMALL_BATCH, batch_size)
+        # What was read while there is a batch to be handled, and, once that is taken apart, the next batch.
+        self._read_on: list[RawMessage] = []
+        self._next: tuple[Batch, Owned] | None = None
         self._bad_run: dict[str, int] = {}
         self._sent: set[tuple[str, int, int]] = set()
         self._stop: threading.Event
@@ -166,18 +169,43 @@ class ConsumerLoop:
             self._assignment.closing = True
             self._consumer.close()
 
+    def work_ahead(self) -> None:
+        """Take apart what comes after the batch that is being handled.
+
+        A handler may call this where it waits for the database anyway, in the loop's own thread: what it takes is not
+        waited for later.
+        """
+        if self._read_on:
+            self._next = self._taken(self._read_on)
+
     def _turn(self, watch: TopicWatch) -> None:
-        batch = self._take(self._read(POLL_SECONDS))
+        batch, owned = self._batch()
         for topic in watch.remade():
             raise Halted(f"under this consumer {remade(topic, self.name)}")
         if batch:
-            self._handle_all(batch)
+            if size(batch) >= self._next_batch:
+                # There is more, very likely: what has come by now is read, and waits for `work_ahead`.
+                self._read_on = self._checked(self._consumer.consume(self._next_batch, 0))
+            self._handle_all(batch, owned)
 
     # --- reading
 
+    def _batch(self) -> tuple[Batch, Owned]:
+        """The next batch, and what we held of its partitions when it was taken: what was lost since is left out."""
+        self.work_ahead()
+        if self._next is None:
+            return self._taken(self._read(POLL_SECONDS))
+        (batch, owned), self._next = self._next, None
+        return {place: items for place, items in batch.items() if self._assignment.still(owned, [place])}, owned
+
     def _read(self, timeout: float) -> list[RawMessage]:
         first = self._consumer.poll(timeout)
-        messages = [] if first is None else [first, *self._consumer.consume(self._next_batch - 1, LINGER_SECONDS)]
+        return self._checked(
+            [] if first is None else [first, *self._consumer.consume(self._next_batch - 1, LINGER_SECONDS)]
+        )
+
+    def _checked(self, messages: list[RawMessage]) -> list[RawMessage]:
+        """What was read without errors. Raises what went wrong in a call-back, Halted, KafkaException."""
         self.state.assigned = set(self._assignment.held)
         self.state.joined = self._assignment.joined
         if self._assignment.failure is not None and not self._stop.is_set():
@@ -189,14 +217,14 @@ class ConsumerLoop:
             self._reading_error(message, error)
         return [message for message in messages if message.error() is None] if failed else messages
 
-    def _take(self, messages: list[RawMessage]) -> Batch:
-        """What is ours, decoded. Empties the list."""
+    def _taken(self, messages: list[RawMessage]) -> tuple[Batch, Owned]:
+        """What is ours, decoded, and what we hold of it. Empties the list."""
         batch: defaultdict[offsets.TopicPartition, list[Item]] = defaultdict(list)
         messages.reverse()
         while messages:
             for place, records in self._assignment.take(messages, DECODED_AT_ONCE).items():
                 batch[place] += decode(records, self._subscriptions[place[0]].topic)
-        return batch
+        return batch, self._assignment.owned(batch)
 
     def _reading_error(self, message: RawMessage, error: KafkaError) -> None:
         where = f"{message.topic()}/{message.partition()}"
@@ -216,14 +244,14 @@ class ConsumerLoop:
 
     # --- handling
 
-    def _handle_all(self, batch: Batch) -> None:
+    def _handle_all(self, batch: Batch, owned: Owned) -> None:
         self._sent.clear()
         started = time.monotonic()
         topics = (self._subscriptions[topic].topic.name for topic, _number in batch)
         with consuming(topics, self.name, size(batch), traceparents(batch)):
-            if not self._handle(batch, self._assignment.owned(batch)):
+            if not self._handle(batch, owned):
                 # What follows a part that was dropped must be read again after it, or the offset would jump.
-                self._reposition(batch)
+                self._reposition()
         self.state.retrying = None
         seconds = time.monotonic() - started
         metrics.BATCH_SECONDS.labels(self.name).observe(seconds)
@@ -349,14 +377,15 @@ class ConsumerLoop:
             self._read(min(POLL_SECONDS, left))
         # In this order: a partition that is sought while it is paused stays silent for a second.
         self._consumer.resume(self._consumer.assignment())
-        self._assignment.seek(self._consumer, self._assignment.held)
+        self._assignment.seek(self._consumer)
 
-    def _reposition(self, partitions: Iterable[offsets.TopicPartition]) -> None:
-        """Forget what was read of these partitions, and go on from what the database says."""
+    def _reposition(self) -> None:
+        """Forget what was read of all partitions, and go on from what the database says."""
+        self._read_on, self._next = [], None
         attempt = 0
         while not self._stop.is_set():
             try:
-                return self._assignment.reposition(self._consumer, partitions)
+                return self._assignment.reposition(self._consumer)
             except psycopg.Error as error:
                 self._back_off(error, attempt)
                 attempt += 1
