@@ -112,6 +112,7 @@ class Desk:
             intake=self.intake, reading=self.pool, contracts=self.contracts,
             pseudonym_key=PSEUDONYM_KEY, clock=lambda: self.now, max_body_bytes=1_048_576,
             max_upload_bytes=100_000_000,
+            max_upload_lines=1_000_000,
         )  # fmt: skip
 
     def post(self, body: object) -> httpx.Response:

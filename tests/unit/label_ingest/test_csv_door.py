@@ -19,7 +19,14 @@ from starlette.types import Message
 from driftloop.common.events import OutcomeReported
 from driftloop.common.http import BodyLimit
 from driftloop.label_ingest import csv_door
-from driftloop.label_ingest.csv_door import BATCH_ROWS, MAX_ERRORS, MAX_UPLOADS, PATH, router
+from driftloop.label_ingest.csv_door import (
+    BATCH_ROWS,
+    MAX_ERRORS,
+    MAX_REJECTED_IN_A_ROW,
+    MAX_UPLOADS,
+    PATH,
+    router,
+)
 from driftloop.label_ingest.reports import Answer, Rejected, Reports
 from tests.support.asgi import ask
 
@@ -27,6 +34,7 @@ HEADER = b"prediction_id,label\n"
 GOOD = b"p-1,1\n"
 CSV = {"content-type": "text/csv"}
 MAX_BYTES = 10_000_000
+MAX_LINES = 100_000
 
 
 class FakeReports:
@@ -59,11 +67,11 @@ class CountingReports:
         return [Answer("parked")] * len(items)
 
 
-def app_of(reports: Reports, max_bytes: int = MAX_BYTES) -> FastAPI:
+def app_of(reports: Reports, max_bytes: int = MAX_BYTES, max_lines: int = MAX_LINES) -> FastAPI:
     """The door behind the limit that all other doors have."""
     app = FastAPI()
     app.add_middleware(BodyLimit, max_bytes=100, streamed=(PATH,))
-    app.include_router(router(reports, max_bytes))
+    app.include_router(router(reports, max_bytes, max_lines))
     return app
 
 
@@ -253,6 +261,46 @@ def test_a_file_that_is_longer_than_it_says_is_cut_off_and_what_was_read_is_kept
     assert sum(map(len, reports.batches)) == 30
     # It was heard out, or the answer would be lost.
     assert upload.received == 52
+
+
+def test_a_file_of_more_lines_than_it_may_have_is_cut_off_and_what_was_read_is_kept() -> None:
+    reports = FakeReports()
+    response = ask(app_of(reports, max_lines=2), "POST", PATH, content=HEADER + GOOD * 3, headers=CSV)
+    assert response.status_code == 413
+    assert response.json()["detail"] == (
+        "line 4: the file has more than 2 lines below the columns' names: send it in parts; all good rows up to line 3 "
+        "are kept, and sending the whole file again is harmless"
+    )
+    assert sum(map(len, reports.batches)) == 2
+
+
+def test_a_file_of_bad_rows_only_is_not_read_to_its_end() -> None:
+    reports = FakeReports()
+    bad = chain([HEADER + GOOD], repeat(b"p-1,7\n" * BATCH_ROWS, 3 * MAX_REJECTED_IN_A_ROW // BATCH_ROWS))
+    upload = Upload(app_of(reports), bad)
+    asyncio.run(upload.run())
+    taken = sum(map(len, reports.batches))
+    assert upload.status == 422
+    # Batches are handed in whole, and the first has one good row.
+    assert taken == MAX_REJECTED_IN_A_ROW + BATCH_ROWS
+    assert upload.body["detail"] == (
+        f"line {taken + 2}: the {taken - 1} rows before it were all rejected: correct what errors says of them; "
+        f"all good rows up to line {taken + 1} are kept, and sending the whole file again is harmless"
+    )
+    assert len(upload.body["errors"]) == MAX_ERRORS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"p-1,7\n" * MAX_REJECTED_IN_A_ROW,
+        (b"p-1,7\n" * (MAX_REJECTED_IN_A_ROW - 1) + GOOD) * 3,
+    ],
+    ids=["no more than that", "good ones among them"],
+)
+def test_bad_rows_end_no_file_that_ends_with_them_or_has_good_ones_too(body: bytes) -> None:
+    answer = send(FakeReports(), HEADER + body)
+    assert (answer.status_code, answer.json()["rows"]) == (200, body.count(b"\n"))
 
 
 def test_what_was_committed_stays_when_the_client_goes_away() -> None:

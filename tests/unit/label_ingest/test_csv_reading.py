@@ -23,13 +23,14 @@ from driftloop.label_ingest.csv_reading import (
 from driftloop.label_ingest.reports import Rejected
 
 MAX_BYTES = 10_000_000
+MAX_LINES = 100_000
 HEADER = "prediction_id,label\n"
 
 
 def rows(text: str | bytes, charset: str = "utf-8", chunk: int = 65_536) -> list[Row]:
     """All rows of a file that comes in chunks of so many bytes."""
     body = text.encode(charset) if isinstance(text, str) else text
-    return list(read_rows((body[at : at + chunk] for at in range(0, len(body), chunk)), charset, MAX_BYTES))
+    return list(read_rows((body[at : at + chunk] for at in range(0, len(body), chunk)), charset, MAX_BYTES, MAX_LINES))
 
 
 def outcome(text: str) -> OutcomeReported:
@@ -50,13 +51,15 @@ def rejected(header: str, line: str) -> Rejected:
     return second.item
 
 
-def unreadable(body: str | bytes, max_bytes: int = MAX_BYTES) -> tuple[list[int], UnreadableFile]:
+def unreadable(
+    body: str | bytes, max_bytes: int = MAX_BYTES, max_lines: int = MAX_LINES
+) -> tuple[list[int], UnreadableFile]:
     """The lines of the rows that were read before the reading ended, and why it did."""
     read: list[int] = []
     raw = body.encode() if isinstance(body, str) else body
     chunks = (raw[at : at + 1000] for at in range(0, len(raw), 1000))
     with pytest.raises(UnreadableFile) as caught:
-        for row in read_rows(chunks, "utf-8", max_bytes):
+        for row in read_rows(chunks, "utf-8", max_bytes, max_lines):
             read.append(row.line)
     return read, caught.value
 
@@ -303,7 +306,7 @@ def test_a_quote_that_never_closes_is_found_at_the_end(rest: str) -> None:
 @pytest.mark.parametrize("filling", ["x" * 1000, "x\n" * 500, '","' * 300 + "\n"])
 def test_a_quote_that_never_closes_is_cut_off(filling: str) -> None:
     endless = (f'{HEADER}p-1,1\n"'.encode() if first else filling.encode() for first in _first_then_for_ever())
-    reading = read_rows(endless, "utf-8", MAX_BYTES)
+    reading = read_rows(endless, "utf-8", MAX_BYTES, MAX_LINES)
     assert next(reading).line == 2
     with pytest.raises(UnreadableFile, match=f"a row has more than {MAX_ROW_BYTES} bytes"):
         next(reading)
@@ -321,9 +324,27 @@ def test_a_file_is_bounded() -> None:
     assert 600 < len(read) < 1000
 
 
+@pytest.mark.parametrize("line", ["p-1,1\n", "\n", ",\n", "x\n", '"a"b,1\n'])
+def test_a_file_has_only_so_many_lines_whatever_they_say(line: str) -> None:
+    _read, error = unreadable(HEADER + line * 11, max_lines=10)
+    assert (error.status, str(error)) == (
+        413, "line 12: the file has more than 10 lines below the columns' names: send it in parts",
+    )  # fmt: skip
+
+
+def test_a_file_may_have_as_many_lines_as_it_may() -> None:
+    body = (HEADER + "p-1,1\n" * 10).encode()
+    assert len(list(read_rows([body], "utf-8", MAX_BYTES, 10))) == 10
+
+
+def test_the_lines_of_one_row_count_each() -> None:
+    read, error = unreadable(HEADER + 'p-1,1\n"p\n\n\n1",1\n', max_lines=4)
+    assert (read, error.status, error.line) == ([2], 413, 6)
+
+
 def test_rows_are_yielded_before_the_file_has_ended() -> None:
     chunks = (HEADER.encode() if first else b"p-1,1\n" for first in _first_then_for_ever())
-    assert [row.line for row in islice(read_rows(chunks, "utf-8", MAX_BYTES), 3)] == [2, 3, 4]
+    assert [row.line for row in islice(read_rows(chunks, "utf-8", MAX_BYTES, MAX_LINES), 3)] == [2, 3, 4]
 
 
 # --- any table

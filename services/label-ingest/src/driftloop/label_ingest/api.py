@@ -44,6 +44,7 @@ def create_app(
     clock: Clock,
     max_body_bytes: int,
     max_upload_bytes: int,
+    max_upload_lines: int,
 ) -> FastAPI:
     """The HTTP face. `reading` serves rows and counts, so that slow readers keep no laboratory waiting."""
     app = FastAPI(
@@ -57,7 +58,7 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes, streamed=(csv_door.PATH,))
     app.add_exception_handler(psycopg.Error, _database_error)
     app.include_router(_reporting(intake))
-    app.include_router(csv_door.router(intake, max_upload_bytes))
+    app.include_router(csv_door.router(intake, max_upload_bytes, max_upload_lines))
     app.include_router(fhir.router(intake, intake.problem))
     app.include_router(_reading(reading, contracts, clock))
     app.include_router(_counting(reading, contracts, clock))

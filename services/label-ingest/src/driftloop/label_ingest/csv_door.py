@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 PATH = "/v1/outcomes.csv"
 BATCH_ROWS = 1_000
 MAX_ERRORS = 1_000
+# That is no bad row, but a wrong file.
+MAX_REJECTED_IN_A_ROW = 10_000
 # Each upload has a thread of its own, so that a slow one keeps nobody else waiting.
 MAX_UPLOADS = 4
 SILENT_SECONDS = 30.0
@@ -48,9 +50,12 @@ _TEXT = (
 _AGAIN = "sending the whole file again is harmless"
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     408: {"description": "Nothing came any more, or too little. `detail` says which rows are kept."},
-    413: {"description": "The file is too long."},
+    413: {"description": "The file has too many bytes or lines. `detail` says which rows are kept."},
     415: {"description": "Not text/csv, in a charset that is not known, or compressed."},
-    422: {"description": "From some line on nothing can be read. `detail` says which rows are kept."},
+    422: {
+        "description": f"From some line on nothing can be read, or {MAX_REJECTED_IN_A_ROW} rows before it were all "
+        "rejected. `detail` says which rows are kept."
+    },
     503: {"description": "The database went away, or too many files come at once. `detail` says which rows are kept."},
 }
 
@@ -78,6 +83,7 @@ class Tally:
 
     kept_line: int = 0
     rows: int = 0
+    rejected_in_a_row: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     errors: list[dict[str, Any]] = field(default_factory=list)
 
@@ -85,7 +91,11 @@ class Tally:
         """Count a batch that was committed."""
         for row, answer in zip(rows, answers, strict=True):
             self.statuses[answer.status] += 1
-            if answer.status == "rejected" and len(self.errors) < MAX_ERRORS:
+            if answer.status != "rejected":
+                self.rejected_in_a_row = 0
+                continue
+            self.rejected_in_a_row += 1
+            if len(self.errors) < MAX_ERRORS:
                 self.errors.append({"line": row.line, "detail": answer.detail or "rejected"})
         self.rows += len(rows)
         self.kept_line = rows[-1].last_line
@@ -152,8 +162,8 @@ class _Body:
             self._waited_seconds += monotonic() - began
 
 
-def router(reports: Reports, max_bytes: int) -> APIRouter:
-    """The door. BodyLimit must let `PATH` through as a stream; `max_bytes` bounds it here."""
+def router(reports: Reports, max_bytes: int, max_lines: int) -> APIRouter:
+    """The door. BodyLimit must let `PATH` through as a stream; `max_bytes` and `max_lines` bound it here."""
     routes = APIRouter()
     uploads = Semaphore(MAX_UPLOADS)
 
@@ -176,7 +186,8 @@ def router(reports: Reports, max_bytes: int) -> APIRouter:
         except WouldBlock:
             return await _refused(request, _too_many())
         try:
-            return await _taken(request, charset, max_bytes, reports)
+            body = _Body(request.receive)
+            return await _taken(request, body, read_rows(body.chunks(), charset, max_bytes, max_lines), reports)
         finally:
             uploads.release()
 
@@ -186,7 +197,8 @@ def router(reports: Reports, max_bytes: int) -> APIRouter:
 def take_file(rows: Iterator[Row], reports: Reports, traceparent: str | None, tally: Tally) -> None:
     """Hand in the rows by batches and count them in `tally`, which holds what was kept when this raises.
 
-    Raises UnreadableFile after what was read before it has been handed in; psycopg.Error; what `rows` raises.
+    Raises UnreadableFile after what was read before it has been handed in, or where all before it was rejected;
+    psycopg.Error; what `rows` raises.
     """
     end: UnreadableFile | None = None
     while True:
@@ -197,6 +209,7 @@ def take_file(rows: Iterator[Row], reports: Reports, traceparent: str | None, ta
         except UnreadableFile as error:
             end = error
         if batch:
+            _check_worth(tally, batch[0].line)
             tally.add(batch, reports.take([row.item for row in batch], traceparent))
         if end is not None:
             raise end
@@ -204,10 +217,16 @@ def take_file(rows: Iterator[Row], reports: Reports, traceparent: str | None, ta
             return
 
 
-async def _taken(request: Request, charset: str, max_bytes: int, reports: Reports) -> Response:
-    """Take the file in a thread of its own, and answer."""
-    body, tally = _Body(request.receive), Tally()
-    rows = read_rows(body.chunks(), charset, max_bytes)
+def _check_worth(tally: Tally, line: int) -> None:
+    """Raises UnreadableFile where so many rows before this line came to nothing that those that follow will, too."""
+    if tally.rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
+        reason = f"the {tally.rejected_in_a_row} rows before it were all rejected: correct what errors says of them"
+        raise UnreadableFile(422, line, reason)
+
+
+async def _taken(request: Request, body: _Body, rows: Iterator[Row], reports: Reports) -> Response:
+    """Take the file, which is `body` read as `rows`, in a thread of its own, and answer."""
+    tally = Tally()
     work = partial(take_file, rows, reports, request.headers.get("traceparent"), tally)
     try:
         await to_thread.run_sync(work, limiter=CapacityLimiter(1))

@@ -87,11 +87,15 @@ class _BadCell(ValueError):
 
 
 class _Lines:
-    """The physical lines of a file, each with its end. Bounds what is pulled since `row_bytes` was last set to 0."""
+    """The physical lines of a file, each with its end, and no more than `max_lines` below the first.
 
-    def __init__(self, chunks: Iterable[bytes], charset: str, max_bytes: int) -> None:
+    Bounds what is pulled since `row_bytes` was last set to 0.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], charset: str, max_bytes: int, max_lines: int) -> None:
         self._raw = _split(_counted(chunks, max_bytes, self))
         self._charset = charset
+        self._max_lines = max_lines
         self.number = 0
         self.row_bytes = 0
         self.ended = False
@@ -104,6 +108,9 @@ class _Lines:
         if raw is None:
             self.ended = True
             raise StopIteration
+        if self.number > self._max_lines:
+            reason = f"the file has more than {self._max_lines} lines below the columns' names: send it in parts"
+            raise UnreadableFile(413, self.number + 1, reason)
         self.row_bytes += len(raw)
         if self.row_bytes > MAX_ROW_BYTES:
             raise UnreadableFile(422, self.number + 1, f"a row has more than {MAX_ROW_BYTES} bytes: close its quotes")
@@ -115,13 +122,14 @@ class _Lines:
             raise UnreadableFile(422, self.number, f"not {self._charset}: {remedy}") from error
 
 
-def read_rows(chunks: Iterable[bytes], charset: str, max_bytes: int) -> Iterator[Row]:
+def read_rows(chunks: Iterable[bytes], charset: str, max_bytes: int, max_lines: int) -> Iterator[Row]:
     """The rows of a file in order; those that are empty are left out. `charset` is a value of `CHARSETS`.
 
+    `max_lines` bounds the work, which is a matter of lines rather than of bytes: so empty ones count, too.
     Raises UnreadableFile at the first line from which on nothing can be read; the rows before it have been yielded.
     Whatever `chunks` raises passes through.
     """
-    lines = _Lines(chunks, charset, max_bytes)
+    lines = _Lines(chunks, charset, max_bytes, max_lines)
     header = next(lines, None)
     if header is None:
         raise UnreadableFile(422, 1, "the file is empty: send a line that names the columns, and rows")

@@ -95,6 +95,7 @@ def build(settings: Settings) -> Service:
                 clock=utc_now,
                 max_body_bytes=settings.max_body_bytes,
                 max_upload_bytes=settings.max_upload_bytes,
+                max_upload_lines=settings.max_upload_lines,
             ),
             access,
             build_rate_limit(settings),

@@ -29,4 +29,6 @@ class Settings(MllpSettings, frozen=True, kw_only=True):
     parked_days: Annotated[float, Meta(ge=1)] = 90.0
     # A CSV file is streamed, and may be this large: 256 MiB.
     max_upload_bytes: int = 268_435_456
+    # And have so many lines below the columns' names, empty ones among them: they are the work that it makes.
+    max_upload_lines: Annotated[int, Meta(ge=1)] = 1_000_000
     log_level: str = "INFO"
