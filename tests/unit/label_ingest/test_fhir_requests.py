@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.label_ingest.fhir import MAX_ENTRIES, MAX_RESULTS
+from driftloop.label_ingest.fhir import report as reports
 from driftloop.label_ingest.fhir.body import check_media_type, read_body
 from driftloop.label_ingest.fhir.issues import Issue, Unusable
 from driftloop.label_ingest.fhir.requests import read_bundle, read_single
@@ -91,6 +92,12 @@ def test_a_result_s_own_status_holds_until_its_report_is_withdrawn(
 def test_a_report_s_prediction_is_its_results_one() -> None:
     identifier = [{"system": "urn:driftloop:prediction", "value": "0198c5f2a7"}]
     assert outcome_of(report(result(), identifier=identifier)).prediction_id == "0198c5f2a7"
+
+
+def test_a_result_that_a_report_names_twice_is_read_once() -> None:
+    twice = report(result(), contained=[result(), result(id="b")])
+    twice["result"] = [{"reference": "#a"}, {"reference": "#b"}, {"reference": "#a"}]
+    assert [one.place for one in read(twice).results] == ["DiagnosticReport.result[0]", "DiagnosticReport.result[1]"]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +215,24 @@ def test_what_is_no_batch_and_no_transaction_is_refused(resource: dict[str, Any]
     with pytest.raises(Unusable) as caught:
         readings_of(resource)
     assert (caught.value.status, caught.value.issues[0].expression) == (status, expression)
+
+
+def test_results_are_counted_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_observation(*_arguments: object) -> None:
+        raise AssertionError("a result was read")
+
+    monkeypatch.setattr(reports, "read_observation", read_observation)
+    one_more = [result(id=str(nth)) for nth in range(MAX_RESULTS // 2 + 1)]
+    panel = report(result(), contained=one_more, result=[{"reference": f"#{one['id']}"} for one in one_more])
+    with pytest.raises(Unusable, match=f"has {MAX_RESULTS + 2} results: send at most {MAX_RESULTS}"):
+        readings_of(bundle("batch", entry(panel), entry(panel | {"id": "s"})))
+
+
+def test_results_that_are_entries_are_counted_once() -> None:
+    singles = [result(id=str(nth)) for nth in range(MAX_RESULTS)]
+    panel = report(result(), contained=[], result=[{"reference": f"Observation/{one['id']}"} for one in singles])
+    readings = readings_of(bundle("batch", entry(panel), *map(entry, singles)))
+    assert sum(len(one.results) for one in readings) == MAX_RESULTS
 
 
 def test_an_empty_bundle_asks_for_nothing() -> None:

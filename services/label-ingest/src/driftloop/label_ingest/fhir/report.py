@@ -53,8 +53,13 @@ def contained_in(resource: Resource, place: str) -> dict[str, Resource]:
     return found
 
 
+def count_contained(report: DiagnosticReport) -> int:
+    """How many results a report names that it contains, before any of them is read: each counts once."""
+    return len({one.reference for one in report.result if (one.reference or "").startswith("#")})
+
+
 def read_report(report: DiagnosticReport, scope: Scope, place: str, name: str | None = None) -> list[Result]:
-    """The outcomes of the results that the report contains; `scope` knows them.
+    """The outcomes of the results that the report contains; `scope` knows them. One that is named twice is read once.
 
     Those that are entries of the same Bundle are read there. Raises Unusable where a result is in neither.
     """
@@ -66,10 +71,13 @@ def read_report(report: DiagnosticReport, scope: Scope, place: str, name: str | 
         reason = f"has {len(report.result)} results: send at most {MAX_RESULTS} in a request"
         raise Unusable(Issue(413, "too-long", reason, f"{place}.result"))
     places = {local: f"{place}.contained[{nth}]" for nth, local in enumerate(scope.contained)}
-    found = []
+    found, named = [], set[str | None]()
     for nth, reference in enumerate(report.result):
-        where = f"{place}.result[{nth}]"
-        one, local = _observation(reference, scope, where), reference.reference
+        where, local = f"{place}.result[{nth}]", reference.reference
+        if local in named:
+            continue
+        named.add(local)
+        one = _observation(reference, scope, where)
         if local not in places:
             continue
         # Its id means something in this report only.

@@ -12,7 +12,7 @@ from driftloop.label_ingest.fhir.elements import Bundle, DiagnosticReport, Entry
 from driftloop.label_ingest.fhir.issues import Issue, Unusable, invalid
 from driftloop.label_ingest.fhir.observation import read_observation, version_of
 from driftloop.label_ingest.fhir.references import RESOURCE_ID, Scope, check_search
-from driftloop.label_ingest.fhir.report import Result, completed, contained_in, read_report
+from driftloop.label_ingest.fhir.report import Result, completed, contained_in, count_contained, read_report
 
 TAKEN = ("Observation", "DiagnosticReport")
 # What a laboratory sends along, so that its results can refer to it. It is read where they do, and not kept.
@@ -72,12 +72,12 @@ def read_bundle(bundle: Resource) -> list[Reading]:
     if len(bundle.entry) > MAX_ENTRIES:
         raise _too_long(f"has {len(bundle.entry)} entries: send at most {MAX_ENTRIES} in a Bundle")
     entries = [_decoded(raw, _path(nth)) for nth, raw in enumerate(bundle.entry)]
+    # Before they are read: a body of one megabyte can name tens of thousands.
+    if (results := sum(map(_count_results, entries))) > MAX_RESULTS:
+        raise _too_long(f"has {results} results: send at most {MAX_RESULTS} in a Bundle")
     addresses = _addresses(entries)
     reports = _reports(entries, addresses)
-    readings = [_read_entry(one, addresses, reports, _path(nth)) for nth, one in enumerate(entries)]
-    if (results := sum(len(one.results) for one in readings)) > MAX_RESULTS:
-        raise _too_long(f"has {results} results: send at most {MAX_RESULTS} in a Bundle")
-    return readings
+    return [_read_entry(one, addresses, reports, _path(nth)) for nth, one in enumerate(entries)]
 
 
 # --- entries
@@ -103,6 +103,15 @@ def _decoded(raw: msgspec.Raw, path: str) -> _Decoded | Unusable:
         return _Decoded(entry, read_resource(entry.resource, f"{path}.resource"))
     except Unusable as error:
         return error
+
+
+def _count_results(one: _Decoded | Unusable) -> int:
+    """How many outcomes an entry is at most, good or bad. Results that are entries themselves are counted there."""
+    if isinstance(one, Unusable):
+        return 0
+    if isinstance(one.resource, DiagnosticReport):
+        return count_contained(one.resource)
+    return int(isinstance(one.resource, Observation))
 
 
 def _addresses(entries: list[_Decoded | Unusable]) -> dict[str, Resource]:
