@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.label_ingest.fhir import MAX_ENTRIES, MAX_RESULTS
+from driftloop.label_ingest.fhir import MAX_ENTRIES
 from driftloop.label_ingest.fhir import report as reports
 from driftloop.label_ingest.fhir.body import check_media_type, read_body
 from driftloop.label_ingest.fhir.issues import Issue, Unusable
 from driftloop.label_ingest.fhir.requests import read_bundle, read_single
+from driftloop.label_ingest.reports import MAX_ITEMS
 from tests.support.fhir import bundle, entry, example, issue_of, observation, outcome_of, read, readings_of
 
 ORDERED = {"basedOn": [{"reference": "ServiceRequest/ORD-1"}]}
@@ -114,7 +115,7 @@ def test_a_result_that_a_report_names_twice_is_read_once() -> None:
         ({"contained": [result(code=None)]}, 422, "required", "DiagnosticReport.contained[0].code"),
         ({"contained": [7]}, 400, "structure", "DiagnosticReport.contained[0]"),
         ({"id": None}, 422, "required", "DiagnosticReport.identifier"),
-        ({"result": [{"reference": "#a"}] * (MAX_RESULTS + 1)}, 413, "too-long", "DiagnosticReport.result"),
+        ({"result": [{"reference": "#a"}] * (MAX_ITEMS + 1)}, 413, "too-long", "DiagnosticReport.result"),
     ],
 )
 def test_a_report_that_is_not_whole_is_refused(
@@ -204,7 +205,7 @@ def test_any_other_condition_is_refused(condition: str) -> None:
         (bundle("document"), 400, "Bundle.type"),
         ({"resourceType": "Bundle"}, 400, "Bundle"),
         (bundle("batch", *[{}] * (MAX_ENTRIES + 1)), 413, "Bundle.entry"),
-        (bundle("batch", *[entry(observation())] * (MAX_RESULTS + 1)), 413, "Bundle.entry"),
+        (bundle("batch", *[entry(observation())] * (MAX_ITEMS + 1)), 413, "Bundle.entry"),
         (
             bundle("batch", entry(observation(), fullUrl="urn:uuid:1"), entry(observation(), fullUrl="urn:uuid:1")),
             400, "Bundle.entry[1].fullUrl",
@@ -222,17 +223,17 @@ def test_results_are_counted_before_any_is_read(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("a result was read")
 
     monkeypatch.setattr(reports, "read_observation", read_observation)
-    one_more = [result(id=str(nth)) for nth in range(MAX_RESULTS // 2 + 1)]
+    one_more = [result(id=str(nth)) for nth in range(MAX_ITEMS // 2 + 1)]
     panel = report(result(), contained=one_more, result=[{"reference": f"#{one['id']}"} for one in one_more])
-    with pytest.raises(Unusable, match=f"has {MAX_RESULTS + 2} results: send at most {MAX_RESULTS}"):
+    with pytest.raises(Unusable, match=f"has {MAX_ITEMS + 2} results: send at most {MAX_ITEMS}"):
         readings_of(bundle("batch", entry(panel), entry(panel | {"id": "s"})))
 
 
 def test_results_that_are_entries_are_counted_once() -> None:
-    singles = [result(id=str(nth)) for nth in range(MAX_RESULTS)]
+    singles = [result(id=str(nth)) for nth in range(MAX_ITEMS)]
     panel = report(result(), contained=[], result=[{"reference": f"Observation/{one['id']}"} for one in singles])
     readings = readings_of(bundle("batch", entry(panel), *map(entry, singles)))
-    assert sum(len(one.results) for one in readings) == MAX_RESULTS
+    assert sum(len(one.results) for one in readings) == MAX_ITEMS
 
 
 def test_an_empty_bundle_asks_for_nothing() -> None:

@@ -111,7 +111,9 @@ def test_a_database_that_is_away_has_the_message_sent_again() -> None:
 
 def test_a_database_that_refuses_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     said = answer(example("hba1c-final"), Kept(error=psycopg.errors.CheckViolation("SECRET")))
-    assert str(said["MSA"][0]) == ("MSA|AE|M-1|the database refused the message (CheckViolation) and nothing was kept")
+    assert str(said["MSA"][0]) == (
+        "MSA|AE|M-1|the database refused what was sent (CheckViolation) and nothing was kept"
+    )
     assert "SECRET" not in caplog.text
 
 

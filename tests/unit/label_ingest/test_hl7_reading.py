@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from driftloop.common.events import OutcomeReported
 from driftloop.label_ingest.hl7.meaning import Message, Observation, Place, Refused, Rules
-from driftloop.label_ingest.hl7.reading import MAX_RESULTS, VERSIONS, read_message
+from driftloop.label_ingest.hl7.reading import VERSIONS, read_message
 from driftloop.label_ingest.hl7.syntax import MAX_SEGMENTS
-from driftloop.label_ingest.reports import Rejected
+from driftloop.label_ingest.reports import MAX_ITEMS, Rejected
 from tests.support.hl7 import example, message, result
 
 RULES = Rules()
@@ -209,8 +209,8 @@ def test_a_message_without_results_is_an_error() -> None:
 
 
 def test_a_message_of_too_many_results_is_an_error() -> None:
-    error = refused(message(*result(*[HBA1C] * (MAX_RESULTS + 1))))
-    assert (error.acknowledgement, f"at most {MAX_RESULTS}" in str(error)) == ("AE", True)
+    error = refused(message(*result(*[HBA1C] * (MAX_ITEMS + 1))))
+    assert (error.acknowledgement, f"at most {MAX_ITEMS}" in str(error)) == ("AE", True)
 
 
 def test_each_order_has_its_own_results() -> None:
@@ -412,7 +412,7 @@ def test_a_damaged_message_is_a_message_or_refused(data: st.DataObject) -> None:
 @pytest.mark.parametrize("filling", ["|", "^", "~", "a~", "&", "\\", "\\F\\", "\r"])
 def test_the_worst_message_of_a_mebibyte_is_read_in_seconds(filling: str) -> None:
     padding = filling * (1_000_000 // len(filling))
-    read_message(message(f"PID|1||{padding}", *result(*[HBA1C] * MAX_RESULTS)[1:]), RULES)
+    read_message(message(f"PID|1||{padding}", *result(*[HBA1C] * MAX_ITEMS)[1:]), RULES)
 
 
 @pytest.mark.timeout(10)

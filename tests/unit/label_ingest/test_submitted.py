@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.common.events import OutcomeReported
-from driftloop.label_ingest.reports import Rejected
-from driftloop.label_ingest.submitted import MAX_ITEMS, UnreadableBody, read_erasure, read_outcomes
+from driftloop.label_ingest.reports import MAX_ITEMS, Rejected
+from driftloop.label_ingest.submitted import UnreadableBody, read_erasure, read_outcomes
 
 GOOD = b'{"prediction_id": "p-1", "label": 1}'
 

@@ -1,6 +1,5 @@
 """label-ingest's doors: laboratories report outcomes, the trainer reads rows, people read counts and erase patients."""
 
-import logging
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import closing
 from datetime import timedelta
@@ -21,17 +20,14 @@ from driftloop.common.postgres.pool import Pool
 from driftloop.common.pseudonyms import pseudonym
 from driftloop.label_ingest import arrow, audit, csv_door, doors
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT
-from driftloop.label_ingest.failures import is_away
+from driftloop.label_ingest.failures import failed_whole, retry_after
 from driftloop.label_ingest.fhir import routes as fhir
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.reading import Coverage, Reader, RowQuery, Waiting
 from driftloop.label_ingest.reports import Answer, Rejected, Reports
 from driftloop.label_ingest.submitted import UnreadableBody, read_erasure, read_outcomes
 
-logger = logging.getLogger(__name__)
-
 BATCH_ROWS = 2_000
-RETRY_AFTER_SECONDS = 2
 MAX_WAITING = 10_000
 
 
@@ -241,7 +237,5 @@ def _contract(model: str | None, contracts: Mapping[str, Contract]) -> Contract:
 
 def _database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, psycopg.Error)
-    if is_away(error):
-        retry_after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return problem(503, "the database is away: send the same again, which is harmless", retry_after)
-    return problem(500, f"the database refused the request ({type(error).__name__}) and nothing was kept")
+    status, reason = failed_whole(error)
+    return problem(status, reason, retry_after(status))

@@ -22,13 +22,13 @@ from starlette.types import Message, Receive
 
 from driftloop.common.http import hear_out, problem_details
 from driftloop.label_ingest.csv_reading import CHARSETS, COLUMNS, IGNORED_PREFIX, Row, UnreadableFile, read_rows
-from driftloop.label_ingest.failures import is_away
-from driftloop.label_ingest.reports import Answer, Reports
+from driftloop.label_ingest.failures import RETRY_AFTER_SECONDS, failed
+from driftloop.label_ingest.reports import MAX_ITEMS, Answer, Reports
 
 logger = logging.getLogger(__name__)
 
 PATH = "/v1/outcomes.csv"
-BATCH_ROWS = 1_000
+BATCH_ROWS = MAX_ITEMS
 MAX_ERRORS = 1_000
 # That is no bad row, but a wrong file.
 MAX_REJECTED_IN_A_ROW = 10_000
@@ -39,7 +39,6 @@ SILENT_SECONDS = 30.0
 # than silence does.
 PATIENCE_SECONDS = 60.0
 BYTES_PER_SECOND = 10_000
-RETRY_AFTER_SECONDS = 5
 _RETRY_AFTER = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
 
 _TEXT = (
@@ -250,17 +249,10 @@ def _stopped(error: UnreadableFile | psycopg.Error | _TooSlow, tally: Tally) -> 
     elif isinstance(error, _TooSlow):
         status, reason = 408, str(error)
     else:
-        status, reason = _database_error(error)
+        status, reason = failed(error)
         if status == 503:
             headers.append(_RETRY_AFTER)
     return problem_details(status, f"{reason}; {tally.kept()}, and {_AGAIN}", tally.errors, headers)
-
-
-def _database_error(error: psycopg.Error) -> tuple[int, str]:
-    """The status and the reason of an answer after the database failed."""
-    if is_away(error):
-        return 503, "the database is away"
-    return 500, f"the database refused the rows that follow ({type(error).__name__})"
 
 
 async def _refused(request: Request, response: Response) -> Response:

@@ -9,8 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from driftloop.common.events import OutcomeReported, json_schema
 from driftloop.label_ingest import arrow
 from driftloop.label_ingest.reading import Labelled, RowVariant
-from driftloop.label_ingest.reports import Status
-from driftloop.label_ingest.submitted import MAX_ITEMS, Erasure
+from driftloop.label_ingest.reports import MAX_ITEMS, Status
+from driftloop.label_ingest.submitted import Erasure
 
 MAX_ROWS = 1_000_000
 Responses = dict[int | str, dict[str, Any]]

@@ -6,6 +6,8 @@ from typing import Literal, Protocol
 
 from driftloop.common.events import OutcomeReported
 
+# So many a request by whichever door, for they are kept in one transaction.
+MAX_ITEMS = 1_000
 Status = Literal[
     "joined", "parked", "waiting", "retracted", "duplicate", "superseded", "conflict", "rejected"
 ]  # fmt: skip

@@ -4,9 +4,8 @@ import msgspec
 
 from driftloop.common.envelope import without_value
 from driftloop.common.events import Identifier, OutcomeReported, PredictionId
-from driftloop.label_ingest.reports import Rejected
+from driftloop.label_ingest.reports import MAX_ITEMS, Rejected
 
-MAX_ITEMS = 1000
 _SHOWN_CHARACTERS = 200
 
 

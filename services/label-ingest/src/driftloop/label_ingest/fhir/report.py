@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 
 from driftloop.common.events import OutcomeReported
-from driftloop.label_ingest.fhir import MAX_RESULTS
 from driftloop.label_ingest.fhir.body import read_resource
 from driftloop.label_ingest.fhir.elements import DiagnosticReport, Observation, Reference, Resource
 from driftloop.label_ingest.fhir.issues import Issue, Unusable, invalid, unprocessable
 from driftloop.label_ingest.fhir.observation import WITHDRAWN, read_observation, result_name
 from driftloop.label_ingest.fhir.references import PREDICTION_SYSTEM, Scope, usable_identifiers
+from driftloop.label_ingest.reports import MAX_ITEMS
 
 # The report's status as that of a result which has none.
 _STATUSES = {
@@ -67,8 +67,8 @@ def read_report(report: DiagnosticReport, scope: Scope, place: str, name: str | 
     if not report.result:
         reason = "has no result: send each as a contained Observation, or as an entry of the same Bundle"
         raise unprocessable("required", reason, f"{place}.result")
-    if len(report.result) > MAX_RESULTS:
-        reason = f"has {len(report.result)} results: send at most {MAX_RESULTS} in a request"
+    if len(report.result) > MAX_ITEMS:
+        reason = f"has {len(report.result)} results: send at most {MAX_ITEMS} in a request"
         raise Unusable(Issue(413, "too-long", reason, f"{place}.result"))
     places = {local: f"{place}.contained[{nth}]" for nth, local in enumerate(scope.contained)}
     found, named = [], set[str | None]()

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from driftloop.label_ingest.fhir import MAX_ENTRIES, MAX_RESULTS
+from driftloop.label_ingest.fhir import MAX_ENTRIES
 from driftloop.label_ingest.fhir.body import decode, read_resource
 from driftloop.label_ingest.fhir.elements import Bundle, DiagnosticReport, Entry, EntryRequest, Observation, Resource
 from driftloop.label_ingest.fhir.issues import Issue, Unusable, invalid
 from driftloop.label_ingest.fhir.observation import read_observation, version_of
 from driftloop.label_ingest.fhir.references import RESOURCE_ID, Scope, check_search
 from driftloop.label_ingest.fhir.report import Result, completed, contained_in, count_contained, read_report
+from driftloop.label_ingest.reports import MAX_ITEMS
 
 TAKEN = ("Observation", "DiagnosticReport")
 # What a laboratory sends along, so that its results can refer to it. It is read where they do, and not kept.
@@ -73,8 +74,8 @@ def read_bundle(bundle: Resource) -> list[Reading]:
         raise _too_long(f"has {len(bundle.entry)} entries: send at most {MAX_ENTRIES} in a Bundle")
     entries = [_decoded(raw, _path(nth)) for nth, raw in enumerate(bundle.entry)]
     # Before they are read: a body of one megabyte can name tens of thousands.
-    if (results := sum(map(_count_results, entries))) > MAX_RESULTS:
-        raise _too_long(f"has {results} results: send at most {MAX_RESULTS} in a Bundle")
+    if (results := sum(map(_count_results, entries))) > MAX_ITEMS:
+        raise _too_long(f"has {results} results: send at most {MAX_ITEMS} in a Bundle")
     addresses = _addresses(entries)
     reports = _reports(entries, addresses)
     return [_read_entry(one, addresses, reports, _path(nth)) for nth, one in enumerate(entries)]

@@ -1,6 +1,5 @@
 """The FHIR R4 door's routes: bytes in, outcomes to the core, OperationOutcomes out."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,26 +11,23 @@ from fastapi.responses import Response
 
 from driftloop.common import metrics
 from driftloop.common.events import OutcomeReported
-from driftloop.label_ingest.failures import is_away
-from driftloop.label_ingest.fhir import MAX_ENTRIES, MAX_RESULTS, MEDIA_TYPE, ROOT
+from driftloop.label_ingest.failures import failed_whole, retry_after
+from driftloop.label_ingest.fhir import MAX_ENTRIES, MEDIA_TYPE, ROOT
 from driftloop.label_ingest.fhir.answers import Settled, bundle_response, check, etag, refuse_whole, settle
 from driftloop.label_ingest.fhir.body import check_media_type, read_body
 from driftloop.label_ingest.fhir.capability import capability_statement
 from driftloop.label_ingest.fhir.elements import Bundle
 from driftloop.label_ingest.fhir.issues import Issue, Unusable, operation_outcome
 from driftloop.label_ingest.fhir.requests import TAKEN, read_bundle, read_single
-from driftloop.label_ingest.reports import Reports
+from driftloop.label_ingest.reports import MAX_ITEMS, Reports
 
-logger = logging.getLogger(__name__)
-
-RETRY_AFTER_SECONDS = 2
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 _RESULT_TEXT = (
     "One result, or a DiagnosticReport with the results that it contains. Sending the same again is harmless. "
     "`If-None-Exist: identifier=system|value` must name the resource's own identifier."
 )
 _BUNDLE_TEXT = (
-    f"A Bundle of type batch or transaction with at most {MAX_ENTRIES} entries and {MAX_RESULTS} results. In a batch "
+    f"A Bundle of type batch or transaction with at most {MAX_ENTRIES} entries and {MAX_ITEMS} results. In a batch "
     "each entry has its own answer, and the good ones are kept; a transaction with one bad entry is refused as a whole."
 )
 
@@ -143,15 +139,8 @@ def _answered(work: Callable[[], Response]) -> Response:
         metrics.OUTCOMES.labels("rejected").inc()
         return _answer(error.status, operation_outcome(error.issues))
     except psycopg.Error as error:
-        return _database_answer(error)
-
-
-def _database_answer(error: psycopg.Error) -> Response:
-    if is_away(error):
-        reason = "the database is away: send the same again, which is harmless"
-        return _refusal(Issue(503, "transient", reason), {"Retry-After": str(RETRY_AFTER_SECONDS)})
-    reason = f"the database refused the request ({type(error).__name__}) and nothing was kept"
-    return _refusal(Issue(500, "exception", reason))
+        status, reason = failed_whole(error)
+        return _refusal(Issue(status, "transient" if status == 503 else "exception", reason), retry_after(status))
 
 
 def _single_answer(settled: Settled) -> Response:

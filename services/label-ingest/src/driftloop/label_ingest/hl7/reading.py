@@ -6,9 +6,9 @@ from datetime import tzinfo
 from driftloop.label_ingest.hl7.meaning import Code, Header, Message, Problem, Refused, Rules
 from driftloop.label_ingest.hl7.observing import Around, Group, read_observation, read_patient, speaks
 from driftloop.label_ingest.hl7.syntax import Parsed, Segment, SyntaxProblem, Text, named_offset, parse, parse_header
+from driftloop.label_ingest.reports import MAX_ITEMS
 
 VERSIONS = ("2.3", "2.3.1", "2.4", "2.5", "2.5.1", "2.6", "2.7", "2.7.1", "2.8", "2.8.1", "2.8.2")
-MAX_RESULTS = 1000
 MAX_CONTROL_ID = 199
 _PATIENT_LEVEL = ("PID", "PV1")
 _GROUP_LEVEL = ("ORC", "OBR", "SPM")
@@ -25,8 +25,8 @@ def read_message(data: bytes, rules: Rules) -> Message:
     # One whose results are all of no use here is well: a laboratory sends what it has, and would send it for ever.
     if not found:
         raise Refused(header, "AE", Problem(100, "the message has no OBX segment, and so no result", "OBX"))
-    if len(speaking) > MAX_RESULTS:
-        text = f"the message has {len(speaking)} results: send at most {MAX_RESULTS} a message"
+    if len(speaking) > MAX_ITEMS:
+        text = f"the message has {len(speaking)} results: send at most {MAX_ITEMS} a message"
         raise Refused(header, "AE", Problem(207, text))
     observations = tuple(
         read_observation(number, segment, Around(group, preceding, zone, rules))

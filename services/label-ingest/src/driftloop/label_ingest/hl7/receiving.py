@@ -8,7 +8,7 @@ import psycopg
 
 from driftloop.common import metrics
 from driftloop.common.clock import Clock, utc_now
-from driftloop.label_ingest.failures import is_away
+from driftloop.label_ingest.failures import SAME_AGAIN, failed_whole
 from driftloop.label_ingest.hl7.acknowledging import Acknowledgement, acknowledge
 from driftloop.label_ingest.hl7.meaning import Header, Message, Problem, Refused, Rules
 from driftloop.label_ingest.hl7.reading import read_header, read_message
@@ -16,8 +16,7 @@ from driftloop.label_ingest.reports import Answer, Reports
 
 logger = logging.getLogger(__name__)
 
-# Not that nothing was kept: where the connection breaks during the commit, nobody knows.
-_AGAIN = "temporary: send the same again, which is harmless"
+_AGAIN = f"temporary: {SAME_AGAIN}"
 
 
 class Receiver:
@@ -57,10 +56,10 @@ class Receiver:
         return self._write(message.header, "AE" if problems else "AA", _summary(message, problems), problems)
 
     def _database(self, header: Header, error: psycopg.Error) -> bytes:
-        if is_away(error):
+        status, reason = failed_whole(error)
+        if status == 503:
             return self._write(header, "AR", _AGAIN, [Problem(207, _AGAIN)])
-        text = f"the database refused the message ({type(error).__name__}) and nothing was kept"
-        return self._write(header, "AE", text, [Problem(207, text)])
+        return self._write(header, "AE", reason, [Problem(207, reason)])
 
     def _write(self, header: Header, acknowledgement: Acknowledgement, text: str, problems: Sequence[Problem]) -> bytes:
         metrics.MLLP_MESSAGES.labels(acknowledgement).inc()

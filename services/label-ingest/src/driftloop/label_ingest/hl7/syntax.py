@@ -18,7 +18,7 @@ CHARACTER_SETS: Mapping[str, str] = {
     "BIG-5": "big5",
     "KS X 1001": "euc_kr",
 }
-# Beyond these, reading would take longer than a sender waits. A message of MAX_RESULTS results has a few thousand.
+# Beyond these, reading would take longer than a sender waits. A message of MAX_ITEMS results has a few thousand.
 MAX_SEGMENTS = 10_000
 _MOST_REPETITIONS = 100
 _LONGEST = 4000
