@@ -13,7 +13,7 @@ from driftloop.common.kafka.consumer import ConsumerState
 from driftloop.common.kafka.deadletter import DeadLetter
 from driftloop.common.kafka.records import Record
 from driftloop.common.postgres.offsets import _multirange
-from driftloop.common.postgres.pool import is_permanent, is_transient
+from driftloop.common.postgres.pool import first_line, is_permanent, is_transient
 from driftloop.common.topics import TOPICS, all_topics, dead_letter_topic
 from driftloop.common.tracing import child_traceparent, is_traceparent
 
@@ -57,6 +57,17 @@ def test_errors_that_no_server_has_seen_have_a_fate_too() -> None:
     assert is_permanent(psycopg.DataError("PostgreSQL text fields cannot contain NUL"))
     assert not is_transient(psycopg.InterfaceError("the cursor is closed"))
     assert not is_permanent(psycopg.InterfaceError("the cursor is closed"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (psycopg.OperationalError("connection refused\nIs the server running?"), "connection refused"),
+        (psycopg.OperationalError(), "OperationalError"),
+    ],
+)
+def test_an_error_of_the_database_is_said_in_one_line_also_if_it_has_no_text(error: psycopg.Error, said: str) -> None:
+    assert first_line(error) == said
 
 
 def test_a_dead_letter_of_a_dead_letter_tells_where_it_was_read_last() -> None:

@@ -15,6 +15,7 @@ from driftloop.common import keys
 from driftloop.common.asyncapi import document as asyncapi_document
 from driftloop.common.kafka.admin import TopicsError, admin_client, create_topics, verify_topics
 from driftloop.common.postgres import migrations
+from driftloop.common.postgres.pool import first_line
 from driftloop.common.settings import Secret, SettingsError, read_secret
 from driftloop.common.topics import Namespace, all_topics
 
@@ -69,7 +70,7 @@ def migrate(
     except (migrations.MigrationError, SettingsError) as error:
         fail(str(error))
     except psycopg.Error as error:
-        fail(f"the database refused: {str(error).splitlines()[0]}")
+        fail(f"the database refused: {first_line(error)}")
     for service, names in applied.items():
         typer.echo(f"{service}: {', '.join(names) if names else 'up to date'}")
 

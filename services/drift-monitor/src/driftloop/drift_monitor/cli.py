@@ -16,7 +16,7 @@ from rich.console import Console
 from driftloop.common.contract import Contract, ContractError, chosen, load_contract, load_contracts
 from driftloop.common.kafka.admin import TopicsError
 from driftloop.common.postgres.migrations import check_migrated
-from driftloop.common.postgres.pool import connection_string
+from driftloop.common.postgres.pool import connection_string, first_line
 from driftloop.common.settings import Secret, SettingsError, read_settings
 from driftloop.common.topics import PREDICTIONS, Namespace
 from driftloop.drift_monitor.domain.evaluation import FeatureResult, Watch
@@ -128,7 +128,7 @@ def replay_command(
     except (KafkaException, TimeoutError) as error:
         _fail(f"the brokers at {settings.kafka_bootstrap_servers} did not answer: {error}")
     except psycopg.Error as error:
-        _fail(f"the database refused: {str(error).splitlines()[0]}")
+        _fail(f"the database refused: {first_line(error)}")
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     outcomes = Counter[str](one.outcome for one in found)

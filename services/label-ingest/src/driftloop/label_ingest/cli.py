@@ -20,7 +20,7 @@ from rich.console import Console
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import Contract, ContractError, chosen, load_contracts
 from driftloop.common.postgres.migrations import check_migrated
-from driftloop.common.postgres.pool import connection_string
+from driftloop.common.postgres.pool import connection_string, first_line
 from driftloop.common.settings import Secret, SettingsError, read_settings
 from driftloop.common.topics import Namespace
 from driftloop.label_ingest import arrow, audit
@@ -103,10 +103,10 @@ def export_command(
     except (SettingsError, ContractError, _Unusable) as error:
         _fail(str(error))
     except psycopg.Error as error:
-        _fail(f"the database refused: {str(error).splitlines()[0]}")
+        _fail(f"the database refused: {first_line(error)}")
     except OSError as error:
         _fail(f"{output}: cannot be written ({error.strerror})")
-    console.print(f"{written:,} rows in {output}", highlight=False, soft_wrap=True)
+    console.print(f"{written:,} rows in {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Unusable(ValueError):
@@ -179,7 +179,7 @@ def _writer(path: Path, schema: pa.Schema, format: FileFormat) -> Any:
 
 
 def _fail(message: str) -> NoReturn:
-    console.print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
+    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 

@@ -17,7 +17,7 @@ from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.reader import ReadTimeout
 from driftloop.common.keys import KeyFileError
 from driftloop.common.postgres.outbox import OutboxDrainer
-from driftloop.common.postgres.pool import Pool, open_pool
+from driftloop.common.postgres.pool import Pool, first_line, open_pool
 from driftloop.common.registry import ArtifactError
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.topics import Namespace
@@ -50,7 +50,7 @@ def train() -> None:
     except (KafkaException, ReadTimeout) as error:
         _fail(f"the brokers at {settings.kafka_bootstrap_servers} did not answer: {error}")
     except psycopg.Error as error:
-        _fail(f"the database refused: {str(error).splitlines()[0]}")
+        _fail(f"the database refused: {first_line(error)}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _train(settings: Settings) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    console.print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
+    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 

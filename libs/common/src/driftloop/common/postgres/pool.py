@@ -61,6 +61,11 @@ def is_transient(error: psycopg.Error) -> bool:
     return state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_STATES
 
 
+def first_line(error: psycopg.Error) -> str:
+    """What went wrong, for people: not the lines below, in which PostgreSQL quotes values. A text may be missing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def repeat(
     work: Callable[[threading.Event], object],
     stop: threading.Event,
