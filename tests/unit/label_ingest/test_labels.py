@@ -89,6 +89,13 @@ def test_of_stated_labels_that_of_the_latest_specimen_holds_then_of_the_highest_
     assert not decide(SINGLE, [result("a", label=1), result("b", label=1)]).contested
 
 
+def test_of_stated_labels_of_one_version_that_which_was_issued_last_holds_before_any_name() -> None:
+    early, late = (NOON + timedelta(hours=hours) for hours in (1, 2))
+    assert label(SINGLE, result("a", label=0, reported_at=late), result("b", label=1, reported_at=early)) == 0
+    assert label(SINGLE, result("a", label=0, reported_at=early), result("b", label=1)) == 0
+    assert label(SINGLE, result("a", label=0, reported_at=late), result("b", label=1, version=2)) == 1
+
+
 def test_a_version_with_two_contents_makes_its_label_contested() -> None:
     assert decide(SINGLE, [result(label=1, contested=True)]).contested
     assert decide(SINGLE, [msgspec.structs.replace(measured(7.0), contested=True)]).contested
