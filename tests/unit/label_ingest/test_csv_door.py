@@ -226,10 +226,10 @@ def test_when_the_database_goes_away_the_answer_says_what_is_kept() -> None:
     assert len(reports.batches) == 1
 
 
-def test_when_the_database_is_away_from_the_start_nothing_was_kept() -> None:
+def test_when_the_database_is_away_from_the_start_nobody_knows_that_anything_was_kept() -> None:
     response = send(FakeReports(fails_at=0), HEADER + GOOD)
     assert response.status_code == 503
-    assert "nothing was kept" in response.json()["detail"]
+    assert "; nothing is known to be kept, and " in response.json()["detail"]
 
 
 def test_what_the_database_refuses_for_good_is_no_reason_to_try_again() -> None:

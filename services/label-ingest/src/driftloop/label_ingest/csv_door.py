@@ -252,7 +252,9 @@ def _stopped(error: UnreadableFile | psycopg.Error | _TooSlow, tally: Tally) -> 
         status, reason = failed(error)
         if status == 503:
             headers.append(_RETRY_AFTER)
-    return problem_details(status, f"{reason}; {tally.kept()}, and {_AGAIN}", tally.errors, headers)
+    # Where the connection broke during the first commit, nobody knows.
+    kept = "nothing is known to be kept" if status == 503 and not tally.kept_line else tally.kept()
+    return problem_details(status, f"{reason}; {kept}, and {_AGAIN}", tally.errors, headers)
 
 
 async def _refused(request: Request, response: Response) -> Response:
