@@ -114,6 +114,25 @@ def test_a_result_since_an_erasure_can_be_taken_back_without_a_time(desk: Desk) 
     assert desk.take(outcomes=[withdrawn]) == [Answer("retracted")]
 
 
+def test_a_result_since_an_erasure_can_be_taken_back_without_a_time_by_the_same_batch(desk: Desk) -> None:
+    erase(desk, "ann")
+    desk.now = day(23)
+    named: dict[str, Any] = {"source": "north", "result_id": "L-1", "patient_id": "ann"}
+    withdrawn = OutcomeReported(**named, result_version=2, status="entered-in-error")
+    desk.take([seen("p", 21, patient="ann")], [hba1c(on=22, **named), withdrawn])
+    assert desk.summary(DIABETES.name)["labeled"] == 0
+
+
+def test_a_result_since_an_erasure_can_be_taken_back_without_a_time_when_it_has_expired(desk: Desk) -> None:
+    erase(desk, "ann")
+    desk.now = day(23)
+    named: dict[str, Any] = {"source": "north", "result_id": "L-1", "patient_id": "ann"}
+    desk.take(outcomes=[hba1c(on=22, **named)])
+    expire(desk)
+    withdrawn = OutcomeReported(**named, result_version=2, status="entered-in-error")
+    assert desk.take(outcomes=[withdrawn]) == [Answer("parked")]
+
+
 def test_a_result_that_was_reported_since_an_erasure_is_taken(desk: Desk) -> None:
     erase(desk, "ann")
     desk.now = day(23)

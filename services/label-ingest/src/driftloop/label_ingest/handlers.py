@@ -403,10 +403,13 @@ def _gone(store: Store, versions: Sequence[Version], keys: Mapping[str, Key]) ->
     times = [one.observed_at or one.reported_at for one in versions]
     untold = [one.result for one, at, time in zip(versions, erased, times, strict=True) if at and not time]
     known = store.known(untold) if untold else set()
-    return [
-        at is not None and (time < at if time else one.result not in known)
-        for one, at, time in zip(versions, erased, times, strict=True)
-    ]
+    gone = []
+    for one, at, time in zip(versions, erased, times, strict=True):
+        gone.append(at is not None and (time < at if time else one.result not in known))
+        if not gone[-1]:
+            # The next version of it may be in the same batch.
+            known.add(one.result)
+    return gone
 
 
 def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list[str]:

@@ -104,7 +104,9 @@ ON CONFLICT (result) DO UPDATE SET arrived_at = r.arrived_at
 RETURNING {_R_VERSION}, r.contested, r.matched, xmax = 0
 """  # noqa: S608 - the columns are this module's own
 
-_RESULTS_THERE = f"SELECT result FROM results WHERE result = {_ANY}"  # noqa: S608
+_KNOWN = f"""
+SELECT result FROM results WHERE result = {_ANY} UNION ALL SELECT result FROM expired_results WHERE result = {_ANY}
+"""  # noqa: S608
 _EXPIRED = f"SELECT {_VERSION} FROM expired_results WHERE result = {_ANY}"  # noqa: S608
 _TAKE_EXPIRED = f"""
 DELETE FROM expired_results WHERE result = {_ANY} RETURNING {_VERSION}, contested, matched
@@ -349,8 +351,9 @@ class Store:
         return known, {row[1] for row in found if row[-1]}
 
     def known(self, results: Iterable[str]) -> set[str]:
-        """Those of the results that are there."""
-        return {row[0] for row in self._do(_RESULTS_THERE, [_json(list(results))]).fetchall()}
+        """Those of the results that are there, or have expired."""
+        wanted = _json(list(results))
+        return {row[0] for row in self._do(_KNOWN, [wanted, wanted]).fetchall()}
 
     def expired(self, results: Iterable[str]) -> list[Version]:
         """Those of the results that have expired, as they were then."""
