@@ -170,6 +170,20 @@ def test_an_expired_outcome_that_comes_back_meets_by_all_that_it_names(desk: Des
     assert [(one.prediction_id, one.label) for one in desk.published()] == [("p", 1)]
 
 
+@pytest.mark.parametrize("comes", ["before", "after"])
+def test_an_expired_outcome_that_comes_back_meets_the_prediction_that_it_names(desk: Desk, comes: str) -> None:
+    start = desk.now
+    named: dict[str, Any] = {"source": "north", "result_id": "L"}
+    desk.take(outcomes=[OutcomeReported(prediction_id="p", label=1, result_version=2, **named)])
+    upkeep(desk, start + PARKED * 2)
+    old = [hba1c(5.0, order_id="A-1", **named)]
+    for predictions, outcomes in (
+        [([seen("p")], []), ([], old)] if comes == "before" else [([], old), ([seen("p")], [])]
+    ):
+        desk.take(predictions, outcomes)
+    assert [(one.prediction_id, one.label) for one in desk.published()] == [("p", 1)]
+
+
 def test_an_outcome_waits_though_upkeep_forgets_the_empty_row_of_its_prediction_meanwhile(desk: Desk) -> None:
     named: dict[str, Any] = {"source": "north", "result_id": "L"}
     desk.take(outcomes=[OutcomeReported(prediction_id="p", label=1, **named)])

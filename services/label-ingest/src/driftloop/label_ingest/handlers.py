@@ -58,9 +58,9 @@ def join(
     """Take predictions and results, in any order of arrival and however often, and emit each change of a label."""
     joined = Joined()
     counts = _counts(predictions, versions)
-    if versions:
-        # What is known of one that has expired may name more than what comes of it now.
-        counts.update(_named(store.expired(one.result for one in versions)))
+    # What is known of one that has expired may name more than what comes of it now.
+    expired = store.expired(one.result for one in versions) if versions else []
+    counts.update(_named(expired))
     keys = store.lock_keys(counts)
     erased = [one.prediction_id for one in predictions if _erased(one, keys)] if keys else []
     kept = [one for one in predictions if not _erased(one, keys)] if erased else predictions
@@ -69,7 +69,7 @@ def join(
     left = [one for one, is_gone in zip(versions, gone, strict=True) if not is_gone]
     # Reversed, so that of two with one id the first stays.
     halves = {one.prediction_id: one for one in reversed(kept)}
-    rows = store.lock(halves, (one.key[1:] for one in left if one.key[0] == PREDICTION))
+    rows = store.lock(halves, (one.key[1:] for one in [*left, *expired] if one.key[0] == PREDICTION))
     if len(halves) < len(kept) or any(not rows[id_].fresh for id_ in halves):
         joined.clashes = sum(_clashes(rows[one.prediction_id], one) for one in kept)
 
@@ -158,7 +158,7 @@ class _Come:
         known, fresh = self._store.lock_results(folded, self._now)
         # What has expired is known all the same: an old version that comes again is no news.
         expired = self._store.take_expired(fresh)
-        if any(key not in locked for key in _named(one.holds for one in expired.values())):
+        if not all(self._is_locked(one.holds, locked) for one in expired.values()):
             raise SerializationFailure("a result has expired meanwhile")
         known |= expired
         fresh -= expired.keys()
@@ -181,6 +181,12 @@ class _Come:
             self._fates[place] = (Fate.HOLDS if fate is Fate.DUPLICATE else fate), after
         self._store.save_results(changed, self._now)
         self._results = known
+
+    def _is_locked(self, version: Version, keys: Container[str]) -> bool:
+        """Whether all that a version names is."""
+        return all(key in keys for key in _named([version])) and (
+            version.key[0] != PREDICTION or version.key[1:] in self.rows
+        )
 
     def _fold(self, known: Result | None, versions: Sequence[Version], places: Sequence[int]) -> Result:
         for place in places:
