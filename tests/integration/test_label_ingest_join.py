@@ -317,6 +317,15 @@ def test_a_withdrawal_that_says_no_time_is_the_last_of_its_version(desk: Desk) -
     assert labels(desk) == {}
 
 
+def test_a_withdrawal_that_names_another_prediction_leaves_nothing_at_the_one_before(desk: Desk) -> None:
+    named: dict[str, Any] = {"source": "north", "result_id": "L"}
+    desk.take([seen("p", order="A-1")], [hba1c(order_id="A-1", **named)])
+    withdrawn = OutcomeReported(prediction_id="q", status="entered-in-error", **named)
+    assert desk.take(outcomes=[withdrawn]) == [Answer("parked")]
+    with desk.pool.connection() as connection:
+        assert connection.execute("SELECT * FROM matches").fetchall() == []
+
+
 def test_a_label_of_another_model_says_so_and_does_not_count(desk: Desk) -> None:
     desk.take([seen("p")])
     (answer,) = desk.take(outcomes=[OutcomeReported(prediction_id="p", label=1, model_name=CONFIRMING.name)])

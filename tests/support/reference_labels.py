@@ -181,8 +181,8 @@ def _settled(before: World, after: World, now: datetime, rules: Rules) -> World:
         if name in after.expired:
             continue
         places |= {(name, id_) for id_ in _belonging(one, after.predictions, rules)}
-        # Who takes a result back need not say when its specimen was taken: it stays where it was.
-        if one.observed_at is None and one.status in STAGES[3:]:
+        # Who takes a result back need not say when its specimen was taken: it stays where it was, or is where it says.
+        if one.prediction_id is None and one.observed_at is None and one.status in STAGES[3:]:
             places |= {(name, id_) for of, id_ in before.places if of == name and id_ in after.ids}
     after = replace(after, places=frozenset(places))
     was, is_ = belongs(before, rules), belongs(after, rules)

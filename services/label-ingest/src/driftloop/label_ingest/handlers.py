@@ -424,7 +424,7 @@ def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list
 
 
 def _is_timeless(version: Version) -> bool:
-    return version.withdrawn and version.observed_at is None
+    return version.withdrawn and version.observed_at is None and version.key[0] != PREDICTION
 
 
 def _clashes(row: Join, made: PredictionMade) -> bool:
