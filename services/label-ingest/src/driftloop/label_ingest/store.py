@@ -4,10 +4,8 @@ Everyone takes locks in this order, each kind by its key: keys, join rows whose 
 the results of a prediction make is written only if nobody else has written it meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any, LiteralString
 
 import msgspec
@@ -18,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from driftloop.common.events import FeatureValue, PredictionMade, Shadows, Variant
+from driftloop.label_ingest.copying import copied, escaped, join_line, prediction_line
 from driftloop.label_ingest.domain.labels import Published
 from driftloop.label_ingest.domain.matching import Candidate
 from driftloop.label_ingest.domain.results import Result, Version
@@ -28,14 +27,9 @@ _features = msgspec.json.Decoder(dict[str, Any]).decode
 # A prediction's id and the result that belongs to it.
 Match = tuple[str, str]
 
-_NULL = r"\N"
-# The other columns of a join row whose prediction has not come.
-_NO_PREDICTION = f"\t{_NULL}" * 6 + "\n"
-_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 # How often rows are looked for, and those that are not there written, before they are written one by one. Each time
 # somebody else has made some of them.
 TRIES = 50
-COPIED_LINES = 200
 _LOCK_CLASS = 0x4A6F696E
 
 # One of the texts in a JSON array.
@@ -234,7 +228,9 @@ class Store:
                 with self._connection.transaction():
                     there = self._keys_there(results)
                     new = sorted(results.keys() - there.keys())
-                    with self._copy("keys (key, results)", (f"{_escaped(key)}\t{results[key]}\n" for key in new)):
+                    with copied(
+                        self._connection, "keys (key, results)", (f"{escaped(key)}\t{results[key]}\n" for key in new)
+                    ):
                         made = {key: Key(results[key]) for key in new}
             except UniqueViolation:
                 # Somebody made one of these rows since: it is locked as one that is there.
@@ -294,33 +290,21 @@ class Store:
         # Both tables have it, and saying a time takes longer than anything else of a row.
         times = [str(one.predicted_at) for one in made]
         at = iter(times)
-        with self._copy(
+        with copied(
+            self._connection,
             "joins (prediction_id, predicted_at, repeatable_until, model_version, model_name, subject, order_key)",
-            (f"{id_}{_NO_PREDICTION if one is None else _join_line(one, next(at))}" for id_, one in new.items()),
+            (join_line(id_, one, "" if one is None else next(at)) for id_, one in new.items()),
         ):
             # The server is still taking what was sent.
-            lines = list(map(_prediction_line, made, times))
-        with self._copy(
+            lines = list(map(prediction_line, made, times))
+        with copied(
+            self._connection,
             "predictions (prediction_id, predicted_at, model_version, model_name, score, prediction, variant, subject, "
             "features, shadows)",
             lines,
         ):
             self._meanwhile()
             return {id_: Join(None if one is None else _taken(one), fresh=True) for id_, one in new.items()}
-
-    @contextmanager
-    def _copy(self, table: LiteralString, lines: Iterable[str]) -> Iterator[None]:
-        """Send lines of COPY's text format; the server may still be taking them until the end of the block."""
-        left = iter(lines)
-        some = list(islice(left, COPIED_LINES))
-        if not some:
-            yield
-            return
-        with self._connection.cursor().copy("COPY " + table + " FROM STDIN") as copy:
-            while some:
-                copy.write("".join(some))
-                some = list(islice(left, COPIED_LINES))
-            yield
 
     def joins(self, ids: Iterable[str]) -> dict[str, Join]:
         """Join rows of ids that are there; those whose prediction has not come are locked, in their order.
@@ -503,32 +487,6 @@ class _LabelRow(msgspec.Struct, frozen=True, gc=False):
     policy_version: int | None
     contested: bool
     looks: int
-
-
-# COPY's text format, written by hand: the client's own writer takes four times as long. Ids and names are plain words.
-
-
-def _join_line(one: PredictionMade, at: str) -> str:
-    repeatable = _NULL if one.repeatable_until is None else one.repeatable_until
-    return f"\t{at}\t{repeatable}\t{one.model_version}\t{one.model_name}\t{_text(one.subject)}\t{_text(one.order)}\n"
-
-
-def _prediction_line(one: PredictionMade, at: str) -> str:
-    shadows = _escaped(_json(one.shadows)) if one.shadows else _NULL
-    return (
-        f"{one.prediction_id}\t{at}\t{one.model_version}\t{one.model_name}\t{one.score!r}\t{one.prediction}\t"
-        f"{one.variant}\t{_text(one.subject)}\t{_escaped(_json(one.features))}\t{shadows}\n"
-    )
-
-
-def _text(text: str | None) -> str:
-    return _NULL if text is None else _escaped(text)
-
-
-def _escaped(text: str) -> str:
-    if "\\" in text or not text.isprintable():
-        return text.translate(_ESCAPES)
-    return text
 
 
 def _json(value: object) -> str:
