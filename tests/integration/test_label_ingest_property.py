@@ -9,6 +9,7 @@ import os
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from driftloop.common.events import OutcomeReported, PredictionLabeled, SubjectE
 from driftloop.common.pseudonyms import order_pseudonym, pseudonym
 from driftloop.label_ingest.domain.outcomes import Terms, version_of
 from driftloop.label_ingest.intake import Intake
-from driftloop.label_ingest.upkeep import Upkeep as Worker
+from driftloop.label_ingest.keeping import Keeper
 from tests.support.house import House
 from tests.support.label_histories import (
     CONTRACTS,
@@ -52,7 +53,8 @@ from tests.support.reference_labels import (
 HISTORIES = int(os.environ.get("DRIFTLOOP_TEST_HISTORIES", "60"))
 FIRST = int(os.environ.get("DRIFTLOOP_TEST_FIRST_HISTORY", "0"))
 PIECES = 4
-YEARS = timedelta(days=3650)
+# More than any history has of anything.
+ALL = 1_000
 
 
 @pytest.fixture
@@ -67,13 +69,24 @@ class _Crash(Exception):
     """The process ends between the join and the commit."""
 
 
-def deliver(desk: Desk, batch: Batch) -> None:
+# How long, in seconds, a transaction waits before its commit for the others of its moment: they may wait for it.
+OVERLAP = 0.01
+
+
+def meet(others: threading.Barrier) -> None:
+    """Wait for the others, so that all of one moment really overlap."""
+    with suppress(threading.BrokenBarrierError):
+        others.wait(OVERLAP)
+
+
+def deliver(desk: Desk, batch: Batch, others: threading.Barrier) -> None:
     """A batch arrives; of two transactions that meet the one that does not get through comes again."""
     left = 2 if batch.fate == "unanswered" else 1
     while left:
         try:
             with desk.pool.connection() as connection, connection.transaction():
                 desk.join(connection, batch.predictions, batch.reports)
+                meet(others)
                 if batch.fate == "lost":
                     raise _Crash
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
@@ -88,23 +101,41 @@ def erase(desk: Desk, erasure: Erasure) -> None:
     intake.erase(pseudonym(PSEUDONYM_KEY, erasure.patient), "the test")
 
 
-def look_after(desk: Desk, upkeep: Upkeep) -> None:
-    """Retention is not this test's: all that happens is younger."""
-    worker = Worker(pool=desk.pool, retention=YEARS, parked=upkeep.parked, clock=lambda: desk.now)
+def look_after(desk: Desk, upkeep: Upkeep, others: threading.Barrier) -> None:
+    """What upkeep does with results and rows that wait."""
     while True:
         try:
-            return worker.round(threading.Event())
+            if upkeep.empty_first:
+                forget_empty(desk, others)
+            with desk.pool.connection() as connection:
+                Keeper(connection).expire(desk.now - upkeep.parked, desk.now, ALL)
+                meet(others)
+            if not upkeep.empty_first:
+                forget_empty(desk, others)
         except psycopg.errors.DeadlockDetected:
             continue
+        return
 
 
-def do(desk: Desk, act: Act) -> None:
+def forget_empty(desk: Desk, others: threading.Barrier) -> None:
+    with desk.pool.connection() as connection:
+        Keeper(connection).forget_empty("", ALL)
+        meet(others)
+
+
+def do(desk: Desk, act: Act, others: threading.Barrier) -> None:
     if isinstance(act, Batch):
-        deliver(desk, act)
+        deliver(desk, act, others)
     elif isinstance(act, Erasure):
         erase(desk, act)
     else:
-        look_after(desk, act)
+        look_after(desk, act, others)
+
+
+def happen(desk: Desk, round_: Round, threads: ThreadPoolExecutor) -> None:
+    """Let all acts of a round happen at once. An erasure waits for the others anyway."""
+    others = threading.Barrier(max(1, sum(not isinstance(act, Erasure) for act in round_.acts)))
+    list(threads.map(lambda act: do(desk, act, others), round_.acts))
 
 
 # --- what should come of it
@@ -279,7 +310,7 @@ def live(desk: Desk, lived: History) -> None:
         for number, round_ in enumerate(lived.rounds):
             desk.now = round_.now
             told = [] if any(isinstance(act, Batch) for act in round_.acts) else desk.events()
-            list(threads.map(lambda act: do(desk, act), round_.acts))
+            happen(desk, round_, threads)
             possible = outcomes(worlds, round_)
             sight = seen(desk)
             worlds = frozenset(world for world in possible if to_be_seen(world) == sight)

@@ -92,9 +92,10 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Upkeep:
-    """What has waited so long expires, and empty rows go."""
+    """What has waited so long expires, and empty rows go, in this order or in the other one."""
 
     parked: timedelta
+    empty_first: bool = False
 
 
 Act = Batch | Erasure | Upkeep
@@ -138,7 +139,7 @@ def history(seed: int) -> History:
     seasons = rng.choice([1, 1, 2, 3])
     # In some histories all is said of one prediction, in some of one version, and in some nobody says when.
     newest, timely = rng.choice([1, 3]), rng.random() < 0.7
-    often = rng.choice([0.0, 0.1, 0.3])
+    often = rng.choice([0.0, 0.2, 0.4])
     tries: dict[str, tuple[PredictionMade, ...]] = {}
     arriving: list[list[Item]] = [[] for _ in range(seasons)]
     rounds: list[Round] = []
@@ -271,7 +272,7 @@ def _rounds(rng: random.Random, items: list[Item], start: datetime, often: float
     """Batches of a few, several at once in some rounds; what was lost comes again. Between them, and at the same moment
     as often as is said, patients are erased and upkeep goes round."""
     acts: list[Act] = []
-    at_once, most = rng.choice([1, 1, 4]), rng.choice([1, 3, 8, 30])
+    at_once, most = rng.choice([1, 3]), rng.choice([1, 3, 8, 30])
     while items:
         size = rng.randint(1, most)
         fate = rng.choices(list[Fate](["kept", "lost", "unanswered"]), [80, 15, 5])[0]
@@ -289,7 +290,7 @@ def _rounds(rng: random.Random, items: list[Item], start: datetime, often: float
 def _between(rng: random.Random) -> Act:
     if rng.random() < 0.5:
         return Erasure(rng.choice(["ann", "bob"]))
-    return Upkeep(timedelta(minutes=rng.randint(0, 5)))
+    return Upkeep(timedelta(minutes=rng.randint(0, 5)), rng.random() < 0.5)
 
 
 def _once(acts: Sequence[Act]) -> tuple[Act, ...]:
