@@ -226,6 +226,14 @@ def test_another_patients_result_of_the_same_order_number_waits_on(desk: Desk) -
     assert [one.prediction_id for one in desk.published()] == ["q"]
 
 
+def test_another_patients_withdrawn_result_that_was_the_patients_before_waits(desk: Desk) -> None:
+    named: dict[str, Any] = {"source": "north", "result_id": "L"}
+    desk.take([seen("p", patient="ann", order="A-1")], [hba1c(order_id="A-1", **named)])
+    desk.take(outcomes=[OutcomeReported(patient_id="bob", status="entered-in-error", **named)])
+    erase(desk, "ann")
+    assert desk.summary(DIABETES.name)["parked"] == 1
+
+
 def test_a_result_that_names_the_patients_order_only_goes_with_them(desk: Desk) -> None:
     desk.take([seen("p", patient="ann", order="A-1")], [hba1c(order_id="A-1")])
     erase(desk, "ann")

@@ -26,6 +26,11 @@ DELETE FROM results AS r WHERE subject = %(subject)s OR key = ANY(%(names)s)
         SELECT 1 FROM matches AS m WHERE m.result = r.result AND m.prediction_id <> ALL(%(ids)s))
 RETURNING result
 """
+# Others' results that belong nowhere any more: what is taken back without a time stays where it was before.
+_WAITING = """
+UPDATE results AS r SET matched = false, arrived_at = %(now)s
+WHERE result = ANY(%(results)s) AND NOT EXISTS (SELECT 1 FROM matches AS m WHERE m.result = r.result)
+"""
 _EXPIRED = """
 DELETE FROM expired_results
 WHERE subject = %(subject)s OR key = ANY(%(names)s) OR key = ANY(%(orders)s) AND subject IS NULL
@@ -64,12 +69,13 @@ def erase(connection: Connection, emit: Emit, subject: str, now: datetime) -> tu
     gone = connection.execute(_RESULTS, theirs).fetchall()
     expired = connection.execute(_EXPIRED, theirs)
     matches = connection.execute(
-        "DELETE FROM matches WHERE prediction_id = ANY(%s) OR result = ANY(%s) RETURNING prediction_id",
+        "DELETE FROM matches WHERE prediction_id = ANY(%s) OR result = ANY(%s) RETURNING prediction_id, result",
         [ids, [result for (result,) in gone]],
     ).fetchall()
+    connection.execute(_WAITING, {"now": now, "results": [result for _, result in matches]})
     delete(connection, ("labels", "predictions"), [(model, at, id_) for id_, model, at in rows])
     connection.execute("DELETE FROM joins WHERE prediction_id = ANY(%s)", [ids])
     drop_keys(connection, orders)
     event = SubjectErased(subject=subject, erased_at=now, predictions=len(rows))
     emit([Outgoing(LABELED_PREDICTIONS.name, subject, event, f"erased:{subject}:{now.isoformat()}", now)])
-    return Erased(len(rows), len(gone) + expired.rowcount), {id_ for (id_,) in matches}.difference(ids)
+    return Erased(len(rows), len(gone) + expired.rowcount), {id_ for id_, _ in matches}.difference(ids)
