@@ -213,6 +213,16 @@ class Sight:
     expired: frozenset[str]
 
 
+def without_a_row(desk: Desk) -> list[str]:
+    """Results that name a prediction by its id, and have no row at which it would meet them."""
+    rows = query(
+        desk,
+        "SELECT result FROM results WHERE left(key, 1) = 'p' "
+        "AND NOT EXISTS (SELECT 1 FROM joins WHERE prediction_id = substr(key, 2))",
+    )
+    return [result for (result,) in rows]
+
+
 def seen(desk: Desk) -> Sight:
     """What the tables say."""
     kept = query(desk, "SELECT prediction_id, label, contested FROM labels WHERE label IS NOT NULL OR contested")
@@ -315,6 +325,7 @@ def live(desk: Desk, lived: History) -> None:
             sight = seen(desk)
             worlds = frozenset(world for world in possible if to_be_seen(world) == sight)
             assert worlds, f"round {number}, {round_}: {difference(sight, set(map(to_be_seen, possible)))}"
+            assert without_a_row(desk) == [], f"round {number}, {round_}"
             if not any(isinstance(act, Batch) for act in round_.acts):
                 # A result of the patient may have belonged to a prediction of nobody.
                 news = [one for one in desk.events()[len(told) :] if not isinstance(one, SubjectErased)]

@@ -206,7 +206,7 @@ def _versions(rng: random.Random, number: int, ids: Sequence[str], newest: int, 
         "result_id": rng.choice([f"L-{number}", f"L-{number}", None]),
     }
     stated = rng.random() < 0.4
-    if own["source"] and own["result_id"] and rng.random() < 0.4:
+    if own["source"] and own["result_id"] and rng.random() < 0.6:
         # Each version of it says anew whose it is.
         return [
             msgspec.structs.replace(
