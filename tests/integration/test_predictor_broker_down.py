@@ -59,7 +59,8 @@ def logged_ids(house: House) -> list[str]:
 
 def notes(process: ServiceProcess) -> dict[str, str]:
     """What a ready predictor has to say of itself: also of each worker that takes no requests yet."""
-    found: dict[str, str] = httpx.get(f"http://127.0.0.1:{process.management_port}/readyz").json()["notes"]
+    said = httpx.get(f"http://127.0.0.1:{process.management_port}/readyz").json()
+    found: dict[str, str] = said.get("notes", {})
     return found
 
 
