@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, ResourceType, TopicDescription
 
-from driftloop.common.kafka.config import admin_config
+from driftloop.common.kafka.config import admin_config, admin_part
 from driftloop.common.topics import Namespace, Topic, dead_letter_topic
 
 TIMEOUT_SECONDS = 15.0
@@ -36,14 +36,24 @@ class TopicIdentity:
     partitions: int
 
 
-@cache
 def admin_client(bootstrap_servers: str, client_id: str = "driftloop-admin") -> AdminClient:
-    """The process's administrative client of the brokers, which is never let go of.
+    """The process's administrative client of the brokers."""
+    return admin_client_of(admin_config(bootstrap_servers, client_id))
 
-    The garbage collector may run on the thread that brings an answer. If it found the client of that thread there,
-    the client would be destroyed from within, which aborts the process.
+
+def admin_client_of(config: Mapping[str, Any]) -> AdminClient:
+    """The process's administrative client with a configuration, of which it takes what such a client knows."""
+    return _kept(tuple(sorted(admin_part(config).items())))
+
+
+@cache
+def _kept(config: tuple[tuple[str, Any], ...]) -> AdminClient:
+    """A client that is never let go of.
+
+    The garbage collector may run on the thread that brings an answer. If it found the client of that thread there, the
+    client would be destroyed from within, which aborts the process.
     """
-    return AdminClient(admin_config(bootstrap_servers, client_id))
+    return AdminClient(dict(config))
 
 
 def create_topics(

@@ -18,11 +18,10 @@ from typing import Any
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as RawMessage
-from confluent_kafka.admin import AdminClient
 from psycopg import Connection
 
 from driftloop.common import metrics
-from driftloop.common.kafka.admin import TopicIdentity, TopicWatch
+from driftloop.common.kafka.admin import TopicIdentity, TopicWatch, admin_client_of
 from driftloop.common.kafka.assignment import Assignment, Halted, Owned, remade
 from driftloop.common.kafka.batches import (
     Batch,
@@ -38,7 +37,6 @@ from driftloop.common.kafka.batches import (
     traceparents,
     without_duplicates,
 )
-from driftloop.common.kafka.config import admin_part
 from driftloop.common.kafka.deadletter import DeadLetter, send_dead_letters
 from driftloop.common.kafka.producer import DeliveryProducer, ProducerFull
 from driftloop.common.kafka.records import Record
@@ -147,7 +145,7 @@ class ConsumerLoop:
 
     def run(self, stop: threading.Event) -> None:
         """Consume until told to stop. Raises on a bug; a gap or a run of bad records halts it, unready."""
-        admin = AdminClient(admin_part(self._config))
+        admin = admin_client_of(self._config)
         watch = TopicWatch(admin, self._known, WATCH_SECONDS)
         self._stop = stop
         self._assignment = Assignment(self.name, self._pool, self._known, admin, stop)
