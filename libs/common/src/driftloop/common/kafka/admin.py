@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, ResourceType, TopicDescription
 
-from driftloop.common.kafka.config import admin_config, admin_part
+from driftloop.common.kafka.config import admin_part
 from driftloop.common.topics import Namespace, Topic, dead_letter_topic
 
 TIMEOUT_SECONDS = 15.0
@@ -38,7 +38,7 @@ class TopicIdentity:
 
 def admin_client(bootstrap_servers: str, client_id: str = "driftloop-admin") -> AdminClient:
     """The process's administrative client of the brokers."""
-    return admin_client_of(admin_config(bootstrap_servers, client_id))
+    return admin_client_of({"bootstrap.servers": bootstrap_servers, "client.id": client_id})
 
 
 def admin_client_of(config: Mapping[str, Any]) -> AdminClient:

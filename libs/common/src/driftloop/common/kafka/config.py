@@ -85,8 +85,3 @@ def admin_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """How an administrative client reaches the brokers of another client's configuration."""
     shared = ("bootstrap.servers", "client.id", "security.", "sasl.", "ssl.", "enable.ssl.")
     return _ADMIN | {name: value for name, value in config.items() if name.startswith(shared)}
-
-
-def admin_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
-    """An administrative client."""
-    return _ADMIN | {"bootstrap.servers": bootstrap_servers, "client.id": client_id}
