@@ -16,10 +16,9 @@ _STAGES: dict[ResultStatus, int] = {
     "preliminary": 0,
     "final": 1,
     "corrected": 2,
-    "cancelled": 2,
-    "entered-in-error": 2,
+    "cancelled": 3,
+    "entered-in-error": 4,
 }
-_WITHDRAWALS: dict[ResultStatus, int] = {"cancelled": 1, "entered-in-error": 2}
 
 
 class Fate(StrEnum):
@@ -67,8 +66,9 @@ class Version(msgspec.Struct, frozen=True, gc=False):
         and otherwise what was issued later. A withdrawal that does not say when it was issued is the last; anything
         else that does not is the first.
         """
+        stage = _STAGES[self.status]
         issued = self.reported_at or (_LAST if self.withdrawn else NO_TIME)
-        return self.version, _STAGES[self.status], issued, _WITHDRAWALS.get(self.status, 0)
+        return self.version, min(stage, _STAGES["corrected"]), issued, stage
 
     @property
     def rank(self) -> tuple[object, ...]:
@@ -95,7 +95,7 @@ class Version(msgspec.Struct, frozen=True, gc=False):
     @property
     def withdrawn(self) -> bool:
         """Whether the laboratory took it back."""
-        return self.status in _WITHDRAWALS
+        return _STAGES[self.status] > _STAGES["corrected"]
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
