@@ -47,10 +47,10 @@ def join_line(id_: str, one: PredictionMade | None, at: str) -> str:
 
 def prediction_line(one: PredictionMade, at: str) -> str:
     """Id, time, version, model, score, prediction, variant, subject, features, shadows; the time as text is `at`."""
-    shadows = escaped(_json(one.shadows)) if one.shadows else _NULL
+    shadows = escaped(json_text(one.shadows)) if one.shadows else _NULL
     return (
         f"{one.prediction_id}\t{at}\t{one.model_version}\t{one.model_name}\t{one.score!r}\t{one.prediction}\t"
-        f"{one.variant}\t{_text(one.subject)}\t{escaped(_json(one.features))}\t{shadows}\n"
+        f"{one.variant}\t{_text(one.subject)}\t{escaped(json_text(one.features))}\t{shadows}\n"
     )
 
 
@@ -61,9 +61,10 @@ def escaped(text: str) -> str:
     return text
 
 
+def json_text(value: object) -> str:
+    """A value as the text of its JSON."""
+    return msgspec.json.encode(value).decode()
+
+
 def _text(text: str | None) -> str:
     return _NULL if text is None else escaped(text)
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

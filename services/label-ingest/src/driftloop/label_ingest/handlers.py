@@ -403,19 +403,27 @@ def _gone(store: Store, versions: Sequence[Version], keys: Mapping[str, Key]) ->
 
     Without any time that is not to be seen: one that is known has come since, for the others of then are gone.
     """
-    erased = [None if one.subject is None else keys[SUBJECT + one.subject].erased_at for one in versions]
-    if not any(erased):
+    erased = {
+        one.subject: at
+        for one in versions
+        if one.subject is not None and (at := keys[SUBJECT + one.subject].erased_at) is not None
+    }
+    if not erased:
         return [False] * len(versions)
-    times = [one.observed_at or one.reported_at for one in versions]
-    untold = [one.result for one, at, time in zip(versions, erased, times, strict=True) if at and not time]
-    known = store.known(untold) if untold else set()
+    known = store.known(one.result for one in versions if one.subject in erased and _time(one) is None)
     gone = []
-    for one, at, time in zip(versions, erased, times, strict=True):
-        gone.append(at is not None and (time < at if time else one.result not in known))
+    for one in versions:
+        at, time = erased.get(one.subject or ""), _time(one)
+        gone.append(at is not None and (one.result not in known if time is None else time < at))
         if not gone[-1]:
             # The next version of it may be in the same batch.
             known.add(one.result)
     return gone
+
+
+def _time(version: Version) -> datetime | None:
+    """When the specimen was taken, or else when the result was reported."""
+    return version.observed_at or version.reported_at
 
 
 def _met(predictions: Sequence[PredictionMade], keys: Mapping[str, Key]) -> list[str]:

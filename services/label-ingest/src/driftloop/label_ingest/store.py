@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from driftloop.common.events import FeatureValue, PredictionMade, Shadows, Variant
-from driftloop.label_ingest.copying import copied, escaped, join_line, prediction_line
+from driftloop.label_ingest.copying import copied, escaped, join_line, json_text, prediction_line
 from driftloop.label_ingest.domain.labels import Published
 from driftloop.label_ingest.domain.matching import Candidate
 from driftloop.label_ingest.domain.results import Result, Version
@@ -240,12 +240,12 @@ class Store:
         return self._lock_keys(results)
 
     def _keys_there(self, keys: Iterable[str]) -> dict[str, Key]:
-        rows = self._do(_KEYS_THERE, [_json(list(keys))]).fetchall()
+        rows = self._do(_KEYS_THERE, [json_text(list(keys))]).fetchall()
         return {key: Key(*rest) for key, *rest in rows}
 
     def _lock_keys(self, results: Mapping[str, int]) -> dict[str, Key]:
         rows = [_KeyRow(key, count) for key, count in results.items()]
-        found = self._do(_LOCK_KEYS, [_json(rows)]).fetchall()
+        found = self._do(_LOCK_KEYS, [json_text(rows)]).fetchall()
         return {key: Key(*rest) for key, *rest in found}
 
     def lock(self, predictions: Mapping[str, PredictionMade], others: Iterable[str]) -> dict[str, Join]:
@@ -278,7 +278,7 @@ class Store:
     def _lock(self, rows: Sequence[object]) -> dict[str, Join]:
         if not rows:
             return {}
-        found = self._do(_LOCK, [_json(rows)]).fetchall()
+        found = self._do(_LOCK, [json_text(rows)]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half), fresh) for id_, fresh, *half in found}
 
     def _write(self, new: Mapping[str, PredictionMade | None]) -> dict[str, Join]:
@@ -320,7 +320,7 @@ class Store:
         return taken | self._joins_there(_JOINS_THERE + _LOCKED, empty)
 
     def _joins_there(self, statement: LiteralString, ids: Iterable[str]) -> dict[str, Join]:
-        rows = self._do(statement, [_json(list(ids))]).fetchall()
+        rows = self._do(statement, [json_text(list(ids))]).fetchall()
         return {id_: Join(None if half[0] is None else Taken(*half)) for id_, *half in rows}
 
     def labels(self, predictions: Mapping[str, Taken]) -> dict[str, Known]:
@@ -330,30 +330,32 @@ class Store:
 
     def lock_results(self, come: Iterable[Result], now: datetime) -> tuple[dict[str, Result], set[str]]:
         """Results by what they are called, locked; those that are new are written, and told."""
-        found = self._do(_LOCK_RESULTS.encode(), [now, _json([_row(one) for one in come])]).fetchall()
+        found = self._do(_LOCK_RESULTS.encode(), [now, json_text([_row(one) for one in come])]).fetchall()
         known = {row[1]: _result(row[:-1]) for row in found}
         return known, {row[1] for row in found if row[-1]}
 
     def known(self, results: Iterable[str]) -> set[str]:
         """Those of the results that are there, or have expired."""
-        wanted = _json(list(results))
+        if not (names := list(results)):
+            return set()
+        wanted = json_text(names)
         return {row[0] for row in self._do(_KNOWN, [wanted, wanted]).fetchall()}
 
     def expired(self, results: Iterable[str]) -> list[Version]:
         """Those of the results that have expired, as they were then."""
-        return [Version(*row) for row in self._do(_EXPIRED, [_json(list(results))]).fetchall()]
+        return [Version(*row) for row in self._do(_EXPIRED, [json_text(list(results))]).fetchall()]
 
     def take_expired(self, results: Iterable[str]) -> dict[str, Result]:
         """Results that have expired, and do so no more."""
         wanted = list(results)
         if not wanted:
             return {}
-        rows = self._do(_TAKE_EXPIRED, [_json(wanted)]).fetchall()
+        rows = self._do(_TAKE_EXPIRED, [json_text(wanted)]).fetchall()
         return {row[1]: _result(row) for row in rows}
 
     def drop_parked(self, ids: Iterable[str]) -> None:
         """Delete what waited for predictions that are not kept."""
-        self._do(_DROP_PARKED, [_json(["p" + id_ for id_ in ids])])
+        self._do(_DROP_PARKED, [json_text(["p" + id_ for id_ in ids])])
 
     def results_of_keys(self, keys: Iterable[str]) -> dict[str, Result]:
         """The results that name any of these orders and patients, alone or as a patient beside an order, locked."""
@@ -362,7 +364,7 @@ class Store:
         rows = self._do(
             f"SELECT {_VERSION}, contested, matched FROM results "  # noqa: S608
             f"WHERE key = {_ANY} OR subject = {_ANY} ORDER BY result FOR UPDATE".encode(),
-            [_json(wanted), _json(subjects)],
+            [json_text(wanted), json_text(subjects)],
         ).fetchall()
         return {row[1]: _result(row) for row in rows}
 
@@ -370,14 +372,14 @@ class Store:
 
     def candidates(self, orders: Iterable[str], subjects: Iterable[str]) -> list[Candidate]:
         """The predictions of orders and of patients."""
-        rows = self._do(_CANDIDATES, [_json(list(orders)), _json(list(subjects))]).fetchall()
+        rows = self._do(_CANDIDATES, [json_text(list(orders)), json_text(list(subjects))]).fetchall()
         return [Candidate(*row) for row in rows]
 
     def matches(self, results: Iterable[str]) -> set[Match]:
         """Which predictions the results belonged to up to now."""
         rows = self._do(
             "SELECT prediction_id, result FROM matches WHERE result = " + _ANY,  # noqa: S608
-            [_json(list(results))],
+            [json_text(list(results))],
         ).fetchall()
         return {(row[0], row[1]) for row in rows}
 
@@ -403,7 +405,7 @@ class Store:
             f"SELECT substr(key, 2), {_VERSION}, contested, matched FROM results "  # noqa: S608
             f"WHERE key = {_ANY} UNION ALL SELECT m.prediction_id, {_R_VERSION}, r.contested, r.matched "
             f"FROM matches AS m JOIN results AS r USING (result) WHERE m.prediction_id = {_ANY}".encode(),
-            [_json(["p" + id_ for id_ in wanted]), _json(wanted)],
+            [json_text(["p" + id_ for id_ in wanted]), json_text(wanted)],
         ).fetchall()
         found: dict[str, list[Result]] = {}
         for id_, *row in rows:
@@ -416,11 +418,11 @@ class Store:
         """Write results that are locked. One that has lost its predictions waits from now on."""
         rows = [_row(one) for one in changed]
         if rows:
-            self._do(_SAVE_RESULTS.encode(), [now, _json(rows)])
+            self._do(_SAVE_RESULTS.encode(), [now, json_text(rows)])
 
     def unpark(self, ids: Iterable[str]) -> None:
         """Say that the predictions which results named by id are there now."""
-        self._do(_UNPARK, [_json(["p" + id_ for id_ in ids])])
+        self._do(_UNPARK, [json_text(["p" + id_ for id_ in ids])])
 
     def save(self, changed: Mapping[str, Saved], now: datetime) -> None:
         """Write what results make of predictions.
@@ -435,7 +437,7 @@ class Store:
             )
             for id_, one in changed.items()
         ]  # fmt: skip
-        if rows and self._do(_SAVE, {"now": now, "rows": _json(rows)}).rowcount < len(rows):
+        if rows and self._do(_SAVE, {"now": now, "rows": json_text(rows)}).rowcount < len(rows):
             raise SerializationFailure("somebody else has looked at the same results")
 
     def predictions(self, wanted: Mapping[str, Taken]) -> dict[str, StoredPrediction]:
@@ -489,10 +491,6 @@ class _LabelRow(msgspec.Struct, frozen=True, gc=False):
     looks: int
 
 
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
 def _row(one: Result) -> "_ResultRow":
     return _ResultRow(*[*msgspec.structs.astuple(one.holds), one.contested, one.matched])
 
@@ -508,7 +506,7 @@ def _taken(made: PredictionMade) -> Taken:
 
 def _places(predictions: Mapping[str, Taken]) -> str:
     """Where predictions are."""
-    return _json([_Place(one.model_name, one.predicted_at, id_) for id_, one in predictions.items()])
+    return json_text([_Place(one.model_name, one.predicted_at, id_) for id_, one in predictions.items()])
 
 
 def _prediction(row: Sequence[Any]) -> StoredPrediction:
