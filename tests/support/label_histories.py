@@ -111,10 +111,9 @@ class Round:
 
 @dataclass(frozen=True)
 class History:
-    """Rounds, one after the other. `tries` has all tries of each prediction, and others that bear its id."""
+    """Rounds, one after the other."""
 
     rounds: tuple[Round, ...]
-    tries: Mapping[str, tuple[PredictionMade, ...]]
 
     @property
     def reports(self) -> list[OutcomeReported]:
@@ -159,7 +158,7 @@ def history(seed: int) -> History:
         items = [*arriving[season], *rng.choices(before, k=rng.randint(0, len(arriving[season])))]
         rng.shuffle(items)
         rounds += _rounds(rng, items, START + season * SEASON + ARRIVALS, often)
-    return History(tuple(rounds), tries)
+    return History(tuple(rounds))
 
 
 T = TypeVar("T", PredictionMade, OutcomeReported, Item)
