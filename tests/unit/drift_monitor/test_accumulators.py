@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from driftloop.common.conformal import conformal_of, prediction_set
 from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.scores import BINS, score_bins
 from driftloop.drift_monitor.domain.calibration import calibrator_of
 from driftloop.drift_monitor.domain.fold.base import Accumulator, Fold
 from driftloop.drift_monitor.domain.fold.labels import (
@@ -22,13 +23,7 @@ from driftloop.drift_monitor.domain.fold.labels import (
     delay_quantile,
 )
 from driftloop.drift_monitor.domain.fold.rows import LabelRows
-from driftloop.drift_monitor.domain.fold.scores import (
-    BINS,
-    CalibratedSums,
-    LabelledCalibratedSums,
-    ScoreHistogram,
-    score_bins,
-)
+from driftloop.drift_monitor.domain.fold.scores import CalibratedSums, LabelledCalibratedSums, ScoreHistogram
 from tests.unit.drift_monitor.builders import labels_of, rows_of, scored
 
 SCORES = st.lists(st.integers(0, 10**6).map(lambda units: units / 10**6), max_size=30)

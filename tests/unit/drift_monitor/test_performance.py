@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.scores import BINS
 from driftloop.drift_monitor.domain.fold.base import Fold, State, merged
 from driftloop.drift_monitor.domain.fold.labels import LabelledScores
 from driftloop.drift_monitor.domain.fold.rows import LabelRows
-from driftloop.drift_monitor.domain.fold.scores import BINS
 from driftloop.drift_monitor.domain.performance import Performance, performance
 from tests.unit.drift_monitor.builders import labels_of
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.scores import SCALE
 from driftloop.drift_monitor.domain.calibration import Calibrators, bin_middles
-from driftloop.drift_monitor.domain.fold.scores import SCALE
 
 # Two-sided, of a normal distribution.
 _BAND = float(stats.norm.ppf(0.975))

@@ -12,6 +12,7 @@ from driftloop.common.contract import Contract
 from driftloop.common.profile import ReferenceProfile
 from driftloop.common.statistics.cells import Counts
 from driftloop.common.statistics.comparison import Comparison, compare_all
+from driftloop.common.statistics.scores import BINS
 from driftloop.drift_monitor.domain.alarm import FeatureAlarm, Signal, raise_or_clear, step
 from driftloop.drift_monitor.domain.calibration import Calibrators, calibrators_of
 from driftloop.drift_monitor.domain.concept import Estimated, estimate
@@ -22,7 +23,7 @@ from driftloop.drift_monitor.domain.fold.registry import label_fold, prediction_
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
 from driftloop.drift_monitor.domain.fold.scale import ScaleCounts, distance_when_rescaled
 from driftloop.drift_monitor.domain.fold.scale import of_reference as scale_of_reference
-from driftloop.drift_monitor.domain.fold.scores import BINS, CalibratedSums, ScoreHistogram
+from driftloop.drift_monitor.domain.fold.scores import CalibratedSums, ScoreHistogram
 from driftloop.drift_monitor.domain.panes import Window
 from driftloop.drift_monitor.domain.quality import Fault, faults, lies_elsewhere, worst_fault
 from driftloop.drift_monitor.domain.severity import Severity, corrected, raw_severity, sizeable, worst

@@ -5,10 +5,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.scores import BINS, SCALE, calibration_error
 from driftloop.drift_monitor.domain.fold.labels import joint_histogram
-from driftloop.drift_monitor.domain.fold.scores import BINS, SCALE
 
-CALIBRATION_BINS = 10
 _SUMS = 4 * BINS
 
 
@@ -49,7 +48,7 @@ def performance(counts: Counts | None) -> Performance:
         roc_auc=_roc_auc(negatives, positives),
         brier=_brier(counts, n, int(positives.sum())),
         log_loss=_log_loss(counts, n),
-        calibration_error=_calibration_error(negatives, positives, n),
+        calibration_error=calibration_error(negatives, positives),
         true_negatives=tn,
         false_positives=fp,
         false_negatives=fn,
@@ -80,13 +79,3 @@ def _roc_auc(negatives: NDArray[np.float64], positives: NDArray[np.float64]) -> 
 def _log_loss(counts: Counts, n: int) -> float:
     """−Σ ln p(y)/n, each row's to six decimals: off by 5·10⁻⁷ at most."""
     return int(counts[_SUMS + 3] + counts[_SUMS + 7]) / (SCALE * n)
-
-
-def _calibration_error(negatives: NDArray[np.float64], positives: NDArray[np.float64], n: int) -> float:
-    """Expected calibration error over ten equal bins: Σ n_b/n · |share of positives − mean score|."""
-    shape = (CALIBRATION_BINS, BINS // CALIBRATION_BINS)
-    middles = ((np.arange(BINS) + 0.5) / BINS).reshape(shape)
-    total = (negatives + positives).reshape(shape)
-    right = positives.reshape(shape).sum(axis=1)
-    mean = (total * middles).sum(axis=1)
-    return float(np.abs(right - mean).sum() / n)

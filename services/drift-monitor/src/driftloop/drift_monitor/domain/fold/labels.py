@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 
 from driftloop.common.conformal import Conformal, covered, set_sizes, uniform
 from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.scores import BINS, SCALE, scaled, score_bins
 from driftloop.drift_monitor.domain.fold.base import Accumulator, numbers
 from driftloop.drift_monitor.domain.fold.rows import LabelRows
-from driftloop.drift_monitor.domain.fold.scores import BINS, SCALE, scaled, score_bins
 
 # A log loss that a certain and wrong score would make infinite is cut here, where scikit-learn cuts it in float64.
 _LOG_FLOOR = float(np.finfo(np.float64).eps)

@@ -4,22 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftloop.common.statistics.cells import Counts
+from driftloop.common.statistics.scores import BINS, SCALE, score_bins
 from driftloop.drift_monitor.domain.calibration import Calibrator
 from driftloop.drift_monitor.domain.fold.base import Accumulator, RowsT, numbers
 from driftloop.drift_monitor.domain.fold.rows import LabelRows, PredictionRows
-
-BINS = 1000
-SCALE = 10**6
-
-
-def score_bins(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The bin of each canonical score (six decimals): BINS equal ones, the last closed on both sides."""
-    return np.minimum(scaled(scores) // (SCALE // BINS), BINS - 1)
-
-
-def scaled(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Scores in units of 10⁻⁶, exact because they are canonical."""
-    return np.rint(scores * SCALE).astype(np.int64)
 
 
 class ScoreHistogram(Accumulator[PredictionRows]):
