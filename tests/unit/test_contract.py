@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.common.contract import ContractError, Grid, baseline_path, digest, load_contract, load_contracts
+from driftloop.common.contract import ContractError, Grid, Rollout, baseline_path, digest, load_contract, load_contracts
 from tests.support.paths import MODELS
 
 SHORT = """
@@ -14,6 +14,7 @@ features:
 target: {name: heads}
 baseline: {path: coin.csv}
 """
+STEPS = "rollout: {{steps: [{{{}}}, {{weight: 0.1}}]}}"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -28,6 +29,17 @@ def test_a_contract_needs_a_name_features_target_and_baseline_and_nothing_else(t
     assert contract.estimator.parameters.n_estimators == 100
     assert (contract.gates.train_labels, contract.gates.gate_labels) == (800, 300)
     assert (contract.drift.alpha, contract.drift.psi_critical, contract.drift.min_samples) == (0.05, 0.2, 500)
+
+
+def test_a_rollout_is_a_ramp_of_steps_and_has_none_by_default(tmp_path: Path) -> None:
+    assert load_contract(write(tmp_path, SHORT)).rollout == Rollout()
+    text = "rollout: {steps: [{weight: 0, min_seconds: 60}, {weight: 0.1, min_labels: 50}, {weight: 0.5}]}"
+    steps = load_contract(write(tmp_path, SHORT + text)).rollout.steps
+    assert [(step.weight, step.min_labels, step.min_seconds) for step in steps] == [
+        (0, None, 60),
+        (0.1, 50, None),
+        (0.5, None, None),
+    ]
 
 
 @pytest.mark.parametrize("model", ["diabetes", "loan"])
@@ -56,6 +68,15 @@ def test_the_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
         (SHORT + "name: twice", "$", "['name'] given twice"),
         (SHORT + "drift: {psi_warning: 0.3}", "$.drift.psi_warning", "at most psi_critical = 0.2"),
         (SHORT + "gates: {reference_rows_min: 5000}", "$.gates.reference_rows_min", "reference_rows_max = 2000"),
+        (SHORT + "gates: {accepted_recall_drop: 2}", "$.gates.accepted_recall_drop", "Expected `float` <= 1.0"),
+        (SHORT + "rollout: {evidence: 1}", "$.rollout.evidence", "Expected `float` > 1.0"),
+        (SHORT + "rollout: {min_labels: 4000}", "$.rollout.min_labels", "at most max_labels = 3000"),
+        (
+            SHORT + STEPS.format("weight: 0.5, min_labels: 9"),
+            "$.rollout.steps[1].weight",
+            "= 0.1: must be at least that",
+        ),
+        (SHORT + STEPS.format("weight: 0"), "$.rollout.steps[0]", "give it min_labels or min_seconds"),
         (SHORT.replace("coin.csv", "/etc/coin.csv"), "$.baseline.path", "relative to the contract"),
         (SHORT.replace("heads", "weight"), "$.target.name", "is also a feature"),
         (SHORT.replace("heads}", "heads, positive: 0}"), "$.target.positive", "must differ"),

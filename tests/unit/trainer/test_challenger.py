@@ -14,6 +14,7 @@ from driftloop.drift_monitor.domain.calibration import calibrators_of
 from driftloop.drift_monitor.domain.concept import ConceptTest, concept_test
 from driftloop.trainer.domain.challenger import BaselineData, Challenger, ReferenceRows, challenge, first_version
 from driftloop.trainer.domain.dataset import Division, LabeledRows, divide
+from driftloop.trainer.domain.evidence import decide
 from driftloop.trainer.domain.export import score
 from driftloop.trainer.domain.training import out_of_fold_scores
 from tests.support.models import shipped
@@ -125,3 +126,33 @@ def test_after_a_promotion_the_scores_of_the_new_population_mean_what_the_profil
     fresh = ROWS.take(np.arange(OLD + NEW, OLD + NEW + FRESH))
     assert concept_of(first.profile, scores_of(first, fresh.values), fresh.labels).concept
     assert not concept_of(second.profile, scores_of(second, fresh.values), fresh.labels).concept
+
+
+def test_the_decision_is_made_from_the_evidence_alone(first: Challenger, second: Challenger) -> None:
+    assert second.evidence is not None
+    assert first.evidence is None
+    assert second.card.decision == decide(second.evidence)
+    assert second.evidence.ids.tolist() == DIVISION.gate.ids.tolist()
+    assert second.evidence.newest.champion.tolist() == scores_of(first, DIVISION.gate.values).tolist()
+    assert second.evidence.newest.challenger.tolist() == scores_of(second, DIVISION.gate.values).tolist()
+
+
+@pytest.mark.parametrize(("declared", "accepted"), [(False, 0.05), (True, 0.10)])
+def test_more_may_be_lost_on_the_baseline_where_concept_drift_was_declared(
+    first: Challenger, declared: bool, accepted: float
+) -> None:
+    recent = ROWS.take(np.arange(OLD, OLD + NEW))
+    challenger = challenge(
+        CONTRACT,
+        BASELINE,
+        DIVISION,
+        ReferenceRows(recent.ids, recent.values),
+        first.model,
+        since=SINCE,
+        version=2,
+        created=CREATED,
+        reason="a test",
+        concept_drift=declared,
+    )
+    assert challenger.card.decision is not None
+    assert challenger.card.decision.accepted_loss == accepted

@@ -1,5 +1,6 @@
 """The gate: what it takes to be promoted, and what forbids it."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from driftloop.trainer.domain.gate import (
     judge,
     mcnemar,
 )
+from driftloop.trainer.domain.metrics import evaluate
 from driftloop.trainer.domain.segments import segments
 from tests.support.models import shipped
 
@@ -26,18 +28,28 @@ GATES = Gates(gate_labels=300)
 
 def pairs(rows: int, wins: int, losses: int, both_wrong: int = 0) -> Paired:
     """Rows of label 1: first those that only the challenger gets right, then only the champion, then neither."""
-    labels = np.ones(rows, dtype=np.int8)
-    champion, challenger = labels.copy(), labels.copy()
-    champion[:wins] = 0
-    challenger[wins : wins + losses] = 0
-    champion[wins + losses :][:both_wrong] = challenger[wins + losses :][:both_wrong] = 0
-    return Paired(labels, champion, challenger)
+    champion, challenger = np.full(rows, 0.9), np.full(rows, 0.9)
+    champion[:wins] = 0.2
+    challenger[wins : wins + losses] = 0.2
+    champion[wins + losses :][:both_wrong] = challenger[wins + losses :][:both_wrong] = 0.2
+    return Paired(np.ones(rows, dtype=np.int8), champion, challenger, 0.5)
 
 
 def decide(
-    newest: Paired, baseline: Paired | None = None, concept_drift: bool = False, **masks: NDArray[np.bool_]
+    newest: Paired,
+    baseline: Paired | None = None,
+    concept_drift: bool = False,
+    gates: Gates = GATES,
+    **masks: NDArray[np.bool_],
 ) -> GateDecision:
-    return judge(GATES, newest, baseline or pairs(154, 0, 0), masks, seed=0, concept_drift=concept_drift)
+    return judge(
+        gates,
+        newest,
+        pairs(154, 0, 0) if baseline is None else baseline,
+        masks,
+        seed=0,
+        concept_drift=concept_drift,
+    )
 
 
 def test_a_clearly_better_challenger_is_promoted_with_all_its_numbers() -> None:
@@ -128,10 +140,116 @@ def test_the_same_evidence_gives_the_same_decision() -> None:
     assert decide(newest) == decide(newest)
 
 
-def test_decisions_on_different_rows_are_no_pairs() -> None:
-    two, three = np.zeros(2, dtype=np.int8), np.zeros(3, dtype=np.int8)
+def test_scores_of_different_rows_are_no_pairs() -> None:
     with pytest.raises(ValueError, match="are no pairs"):
-        Paired(two, two, three)
+        Paired(np.zeros(2, dtype=np.int8), np.zeros(2), np.zeros(3), 0.5)
+
+
+def test_what_is_no_label_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        Paired(np.array([0, -1], dtype=np.int8), np.zeros(2), np.zeros(2), 0.5)
+
+
+def test_a_score_at_the_threshold_says_one() -> None:
+    at = Paired(np.array([1, 0], dtype=np.int8), np.array([0.3, 0.3]), np.array([0.299999, 0.299999]), 0.3)
+    assert (compare(at).losses, compare(at).wins) == (1, 1)
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -0.1])
+@pytest.mark.parametrize("place", ["newest", "baseline"])
+@pytest.mark.parametrize("model", ["champion", "challenger"])
+def test_a_score_that_is_no_probability_forbids_the_promotion(score: float, place: str, model: str) -> None:
+    rows = {"newest": pairs(300, wins=200, losses=0), "baseline": pairs(154, wins=2, losses=0)}
+    getattr(rows[place], model)[-1] = score
+    decision = decide(rows["newest"], rows["baseline"])
+    assert not decision.promoted
+    assert f"1 of the {model}'s scores on the" in decision.reasons[0]
+
+
+def test_each_level_is_a_setting_of_its_own() -> None:
+    newest = pairs(300, wins=40, losses=20)
+    assert decide(newest).promoted
+    for setting, reason in (("alpha", "McNemar"), ("bootstrap_alpha", "perhaps only")):
+        refused = decide(newest, gates=msgspec.structs.replace(GATES, **{setting: 0.0001}))
+        assert len(refused.reasons) == 1
+        assert reason in refused.reasons[0]
+    lost = np.arange(300) >= 40
+    strict, lax = (msgspec.structs.replace(GATES, segment_alpha=alpha) for alpha in (1e-9, 0.05))
+    assert [decide(newest, gates=gates, lost=lost).promoted for gates in (strict, lax)] == [True, False]
+
+
+# --- optional guards
+
+LABELS = np.repeat([1, 0], [150, 150]).astype(np.int8)
+
+
+def sure(score: float, right: int) -> NDArray[np.float64]:
+    """Scores that say the right class with this probability in so many rows, and the wrong one in the others."""
+    correct = np.zeros(300, dtype=np.bool_)
+    correct[np.random.default_rng(0).permutation(300)[:right]] = True
+    return np.where((LABELS == 1) == correct, score, 1 - score)
+
+
+ALL_POSITIVE, ALL_RANKED = np.full(300, 0.9), np.where(LABELS == 1, 0.4, 0.1)
+GUARDS = {
+    "accepted_brier_rise": ("Brier score", sure(0.67, 200), sure(0.51, 260)),
+    "accepted_calibration_rise": ("calibration error", sure(0.67, 200), sure(0.51, 260)),
+    "accepted_recall_drop": ("recall", ALL_POSITIVE, sure(0.9, 260)),
+    "accepted_roc_auc_drop": ("ROC AUC", ALL_RANKED, sure(0.9, 260)),
+}
+
+
+def guarded(setting: str, accepted: float, newest: Paired) -> GateDecision:
+    return decide(newest, gates=msgspec.structs.replace(GATES, **{setting: accepted}))
+
+
+def test_there_are_no_guards_unless_they_are_asked_for() -> None:
+    assert decide(Paired(LABELS, sure(0.67, 200), sure(0.51, 260), 0.5)).guards == ()
+
+
+@pytest.mark.parametrize("setting", GUARDS)
+def test_a_guard_refuses_what_is_more_often_right_and_worse_by_its_figure(setting: str) -> None:
+    name, champion, challenger = GUARDS[setting]
+    newest = Paired(LABELS, champion, challenger, 0.5)
+    (guard,) = guarded(setting, 0.9, newest).guards
+    assert (guard.name, guard.held) == (name, True)
+    assert guard.worsening is not None
+    assert guard.worsening > 0.01
+    assert guarded(setting, guard.worsening, newest).promoted
+    refused = guarded(setting, guard.worsening - 1e-6, newest)
+    assert not refused.promoted
+    assert refused.reasons[0].startswith(f"{name} on the newest rows: ")
+
+
+def test_the_figures_of_the_guards_are_those_of_the_metrics() -> None:
+    newest = Paired(LABELS, sure(0.67, 200), sure(0.83, 260), 0.5)
+    decision = decide(newest, gates=msgspec.structs.replace(GATES, **dict.fromkeys(GUARDS, 0.05)))
+    expected = evaluate(LABELS, newest.challenger, 0.5)
+    found = [guard.challenger for guard in decision.guards if guard.name != "calibration error"]
+    assert decision.promoted, decision.reasons
+    assert found == [expected.brier, expected.recall, expected.roc_auc]
+
+
+def test_the_calibration_error_is_the_monitors() -> None:
+    (guard,) = guarded("accepted_calibration_rise", 0.0, Paired(LABELS, sure(0.67, 200), sure(0.83, 260), 0.5)).guards
+    assert guard.champion == pytest.approx(abs(200 / 300 - 0.6705), abs=0.02)
+
+
+@pytest.mark.parametrize(("label", "setting"), [(1, "accepted_roc_auc_drop"), (0, "accepted_recall_drop")])
+def test_a_guard_that_cannot_be_computed_for_one_class_means_no(label: int, setting: str) -> None:
+    ones = pairs(300, wins=60, losses=10)
+    champion, challenger = (scores if label else 1 - scores for scores in (ones.champion, ones.challenger))
+    newest = Paired(np.full(300, label, dtype=np.int8), champion, challenger, 0.5)
+    assert decide(newest).promoted
+    decision = guarded(setting, 1.0, newest)
+    assert not decision.promoted
+    assert "cannot be computed on the newest rows" in decision.reasons[0]
+
+
+def test_a_guard_without_rows_or_with_scores_that_are_none_means_no() -> None:
+    broken = Paired(LABELS, sure(0.67, 200), np.where(np.arange(300) == 3, np.nan, sure(0.83, 260)), 0.5)
+    for newest in (broken, pairs(0, 0, 0)):
+        assert [guard.held for guard in guarded("accepted_brier_rise", 1.0, newest).guards] == [False]
 
 
 def test_segments_are_categories_halves_and_the_missing() -> None:

@@ -44,8 +44,8 @@ def test_a_challenger_trained_on_the_older_population_is_proven_better_and_promo
         return score(model, values.astype(np.float32))
 
     def paired(values: NDArray[np.float64], labels: NDArray[np.int8]) -> Paired:
-        champion, challenger = ((scores(model, values) >= 0.5).astype(np.int8) for model in versions)
-        return Paired(labels, champion, challenger)
+        champion, challenger = (scores(model, values) for model in versions)
+        return Paired(labels, champion, challenger, contract.decision_threshold)
 
     decision = judge(
         contract.gates,

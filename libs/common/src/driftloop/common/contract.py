@@ -7,6 +7,7 @@ but the name, the features, the target and the baseline has a default, so that a
 import hashlib
 import re
 from collections.abc import Hashable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -165,19 +166,56 @@ class Gates(_Part, frozen=True, kw_only=True):
     """What a retraining needs before it starts, and what a challenger must prove before it serves.
 
     Of the labelled production rows the newest `gate_labels` are the gate's and at least `train_labels` others are
-    trained on. `accepted_loss` is the largest drop of accuracy on the baseline's held-out slice (a share: .05 is five
-    points), `accepted_loss_concept` the same where concept drift is declared.
+    trained on. `alpha` is the level of McNemar's test, `bootstrap_alpha` that of the bootstrap's two-sided interval of
+    `bootstrap` resamples, `segment_alpha` the family-wise one of all segments with `segment_rows` rows or more.
+    `accepted_loss` is the largest drop of accuracy on the baseline's held-out slice (a share: .05 is five points),
+    `accepted_loss_concept` the same where concept drift is declared. The guards after it hold on the newest rows, and
+    only where they are given: the largest rise of Brier score and calibration error, the largest drop of recall and
+    ROC AUC.
     """
 
     train_labels: Count = 800
     gate_labels: Count = 300
     alpha: Level = 0.05
     bootstrap: Annotated[int, Meta(ge=100, le=100_000)] = 2000
+    bootstrap_alpha: Level = 0.05
     accepted_loss: Share = 0.05
     accepted_loss_concept: Share = 0.10
     segment_rows: Count = 100
+    segment_alpha: Level = 0.05
+    accepted_brier_rise: Share | None = None
+    accepted_calibration_rise: Share | None = None
+    accepted_recall_drop: Share | None = None
+    accepted_roc_auc_drop: Share | None = None
     reference_rows_min: Annotated[int, Meta(ge=2)] = 1000
     reference_rows_max: Annotated[int, Meta(ge=2)] = 2000
+
+
+class RolloutStep(_Part, frozen=True, kw_only=True):
+    """One step of a canary: the share of requests that it answers (0: none, it is a shadow).
+
+    The step ends with `min_labels` labels or after `min_seconds`, whichever comes first. Only the last step may have
+    neither.
+    """
+
+    weight: Share
+    min_labels: Count | None = None
+    min_seconds: Positive | None = None
+
+
+class Rollout(_Part, frozen=True, kw_only=True):
+    """How a version that passed the gate comes to serve, and what its live outcomes must show.
+
+    Without `steps` it serves at once. With them it is compared with the champion on every labelled request: an e-value
+    of `evidence` for worse rolls it back, one for better promotes it once there are `min_labels` labels. Where neither
+    is shown by `max_labels` labels, or in `max_seconds`, it is rolled back.
+    """
+
+    steps: Annotated[tuple[RolloutStep, ...], Meta(max_length=100)] = ()
+    evidence: Annotated[float, Meta(gt=1)] = 50.0
+    min_labels: Count = 100
+    max_labels: Count = 3000
+    max_seconds: Positive | None = None
 
 
 class Limit(_Part, frozen=True, kw_only=True):
@@ -245,6 +283,7 @@ class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     quality: Quality = Quality()
     performance: Performance = Performance()
     gates: Gates = Gates()
+    rollout: Rollout = Rollout()
     labels: Labels = Labels()
     reference: Literal["recent", "training"] = "recent"
 
@@ -362,9 +401,23 @@ def _check(path: Path, contract: Contract) -> None:
     if gates.reference_rows_min > gates.reference_rows_max:
         limit = f"must be at most reference_rows_max = {gates.reference_rows_max}"
         raise ContractError(path, "$.gates.reference_rows_min", gates.reference_rows_min, limit)
+    _check_rollout(path, contract.rollout)
     _check_labels(path, contract.labels)
     if Path(contract.baseline.path).is_absolute():
         raise ContractError(path, "$.baseline.path", contract.baseline.path, "must be relative to the contract")
+
+
+def _check_rollout(path: Path, rollout: Rollout) -> None:
+    if rollout.min_labels > rollout.max_labels:
+        limit = f"must be at most max_labels = {rollout.max_labels}"
+        raise ContractError(path, "$.rollout.min_labels", rollout.min_labels, limit)
+    for place, (step, following) in enumerate(pairwise(rollout.steps)):
+        if following.weight < step.weight:
+            lowest = f"must be at least that of the step before, {step.weight:g}"
+            raise ContractError(path, f"$.rollout.steps[{place + 1}].weight", following.weight, lowest)
+        if step.min_labels is None and step.min_seconds is None:
+            remedy = "ends by nothing, and another follows: give it min_labels or min_seconds"
+            raise ContractError(path, f"$.rollout.steps[{place}]", None, remedy)
 
 
 def _check_labels(path: Path, labels: Labels) -> None:

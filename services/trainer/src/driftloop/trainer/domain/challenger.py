@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from driftloop.common.contract import Contract
 from driftloop.common.profile import ReferenceProfile, scored_rows
-from driftloop.trainer.domain import card, export, gate
+from driftloop.trainer.domain import card, export
 from driftloop.trainer.domain.dataset import Division, TrainingSet, training_set
+from driftloop.trainer.domain.evidence import Evidence, decide
+from driftloop.trainer.domain.gate import Paired
 from driftloop.trainer.domain.metrics import Metrics, evaluate
 from driftloop.trainer.domain.reference import reference_profile
 from driftloop.trainer.domain.segments import segments
@@ -41,13 +43,17 @@ class ReferenceRows:
 
 @dataclass(frozen=True)
 class Challenger:
-    """Everything that a bundle holds. `card.decision` is None for a first version, which met no champion."""
+    """Everything that a bundle holds, and the evidence for it.
+
+    `card.decision` and `evidence` are None for a first version, which met no champion.
+    """
 
     model: bytes
     card: card.ModelCard
     profile: ReferenceProfile
     known_inputs: NDArray[np.float32]
     known_probabilities: NDArray[np.float64]
+    evidence: Evidence | None = None
 
     @property
     def promoted(self) -> bool:
@@ -90,14 +96,16 @@ def challenge(
     version: int,
     created: datetime,
     reason: str,
+    concept_drift: bool = False,
 ) -> Challenger:
     """Train on the baseline and the older labelled rows; compare with the champion on rows that neither has seen.
 
     Rows predicted at or after `since` are of the new population: what the scores mean is learnt from these alone.
+    `concept_drift` says that it was declared: the old law is wrong, and more may be lost on the baseline.
     """
     data = training_set(baseline.values, baseline.labels, baseline.split, division.train)
     model, inputs, answers = _fit(contract, data)
-    decision = _judge(contract, baseline, division, champion, model)
+    evidence = _evidence(contract, baseline, division, champion, model, concept_drift)
     times = division.train.times
     described = card.model_card(
         contract,
@@ -106,10 +114,10 @@ def challenge(
         reason,
         card.training_data(data, *((_instant(times.min()), _instant(times.max())) if len(times) else (None, None))),
         _metrics(contract, baseline, division, champion, model),
-        decision,
+        decide(evidence),
     )
     profile = _profile(contract, version, data, division, since, reference, model)
-    return Challenger(model, described, profile, inputs, answers)
+    return Challenger(model, described, profile, inputs, answers, evidence)
 
 
 def _fit(contract: Contract, data: TrainingSet) -> tuple[bytes, NDArray[np.float32], NDArray[np.float64]]:
@@ -120,24 +128,34 @@ def _fit(contract: Contract, data: TrainingSet) -> tuple[bytes, NDArray[np.float
     return model, inputs, answers
 
 
-def _judge(
-    contract: Contract, baseline: BaselineData, division: Division, champion: bytes, challenger: bytes
-) -> gate.GateDecision:
+def _evidence(
+    contract: Contract,
+    baseline: BaselineData,
+    division: Division,
+    champion: bytes,
+    challenger: bytes,
+    concept_drift: bool,
+) -> Evidence:
     held = baseline.split.holdout
-    newest = _paired(contract, division.gate.labels, division.gate.values, champion, challenger)
-    old = _paired(contract, baseline.labels[held], baseline.values[held], champion, challenger)
-    parts = segments(contract, division.gate.values)
-    return gate.judge(contract.gates, newest, old, parts, seed=contract.estimator.seed)
+    return Evidence(
+        ids=division.gate.ids,
+        subjects=division.gate.subjects,
+        newest=_paired(contract, division.gate.labels, division.gate.values, champion, challenger),
+        segments=segments(contract, division.gate.values),
+        baseline=_paired(contract, baseline.labels[held], baseline.values[held], champion, challenger),
+        gates=contract.gates,
+        seed=contract.estimator.seed,
+        concept_drift=concept_drift,
+    )
 
 
 def _paired(
     contract: Contract, labels: NDArray[np.int8], values: NDArray[np.float64], champion: bytes, challenger: bytes
-) -> gate.Paired:
-    return gate.Paired(labels, _decisions(contract, champion, values), _decisions(contract, challenger, values))
-
-
-def _decisions(contract: Contract, model: bytes, values: NDArray[np.float64]) -> NDArray[np.int8]:
-    return (export.score(model, values.astype(np.float32)) >= contract.decision_threshold).astype(np.int8)
+) -> Paired:
+    features = values.astype(np.float32)
+    return Paired(
+        labels, export.score(champion, features), export.score(challenger, features), contract.decision_threshold
+    )
 
 
 def _metrics(

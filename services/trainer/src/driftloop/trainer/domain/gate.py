@@ -2,7 +2,8 @@
 
 Paired comparison on the newest labelled rows: the lower bound of a bootstrap of the accuracy difference (Efron and
 Tibshirani 1993, ch. 13) above zero, and McNemar's exact test (McNemar 1947). Guards: the loss on the baseline's
-held-out slice, and segments with a proven loss (one-sided exact McNemar, Holm 1979). Missing evidence means no.
+held-out slice, segments with a proven loss (one-sided exact McNemar, Holm 1979), and where the contract asks for them
+Brier score, calibration error, recall and ROC AUC on the newest rows. Missing evidence means no.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,27 +16,41 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from driftloop.common.contract import Gates
+from driftloop.common.statistics.scores import BINS, calibration_error, score_bins
+from driftloop.trainer.domain.metrics import evaluate
+
+# Shares are differences of rounded quotients: what is exactly the accepted number must not be refused for that.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two models' decisions on the same rows: `labels`, `champion` and `challenger` [n], each 0 or 1."""
+    """Two models' scores P(label = 1) on the same rows: `champion` and `challenger` float64 [n], `labels` [n] 0 or 1.
+
+    A score of `threshold` or more says 1; one that is no number says 0, and the gate no.
+    """
 
     labels: NDArray[np.int8]
-    champion: NDArray[np.int8]
-    challenger: NDArray[np.int8]
+    champion: NDArray[np.float64]
+    challenger: NDArray[np.float64]
+    threshold: float
 
     def __post_init__(self) -> None:
-        """Refuse decisions that do not belong to the same rows."""
+        """Refuse scores that do not belong to the same rows, and labels that are none."""
         if not len(self.labels) == len(self.champion) == len(self.challenger):
             raise ValueError(
                 f"{len(self.labels)} labels, {len(self.champion)} champion's and {len(self.challenger)} challenger's"
-                " decisions are no pairs: score the same rows with both"
+                " scores are no pairs: score the same rows with both"
             )
+        if not np.isin(self.labels, (0, 1)).all():
+            raise ValueError("some labels are neither 0 nor 1: compare models on labelled rows only")
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def where(self, mask: NDArray[np.bool_]) -> "Paired":
         """The pairs at which `mask` [n] holds."""
-        return Paired(self.labels[mask], self.champion[mask], self.challenger[mask])
+        return Paired(self.labels[mask], self.champion[mask], self.challenger[mask], self.threshold)
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +77,25 @@ class SegmentLoss(msgspec.Struct, frozen=True, kw_only=True):
     proven: bool
 
 
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """One optional guard on the newest rows; `worsening` is how much worse the challenger's figure is.
+
+    The three are None where the figure cannot be computed: then the guard does not hold.
+    """
+
+    name: str
+    champion: float | None
+    challenger: float | None
+    worsening: float | None
+    accepted: float
+    held: bool
+
+
 class GateDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """Promoted or not, every number behind it, and the reasons in words."""
+    """Promoted or not, every number behind it, and the reasons in words.
+
+    `evidence` is the digest of what was decided from, where that is kept.
+    """
 
     promoted: bool
     reasons: tuple[str, ...]
@@ -75,6 +107,8 @@ class GateDecision(msgspec.Struct, frozen=True, kw_only=True):
     baseline_loss: float
     accepted_loss: float
     segments: tuple[SegmentLoss, ...]
+    guards: tuple[Guard, ...] = ()
+    evidence: str | None = None
 
 
 def judge(
@@ -92,12 +126,13 @@ def judge(
     rows. Where concept drift is declared the old law is wrong, and the larger accepted loss holds.
     """
     recent, old = compare(newest), compare(baseline)
-    low, high = bootstrap_bounds(recent, gates.alpha, gates.bootstrap, seed)
+    low, high = bootstrap_bounds(recent, gates.bootstrap_alpha, gates.bootstrap, seed)
     p = mcnemar(recent)
     accepted = gates.accepted_loss_concept if concept_drift else gates.accepted_loss
     lost = _segment_losses(newest, segments, gates)
+    guards = _guards(newest, gates)
     against = [
-        *_missing(gates, recent, old),
+        *_missing(gates, newest, baseline),
         *_not_proven(recent, low, p, gates),
         *_baseline_lost(old, accepted),
         *(
@@ -105,6 +140,7 @@ def judge(
             for loss in lost
             if loss.proven
         ),
+        *(_not_held(guard) for guard in guards if not guard.held),
     ]
     good = f"better on the {recent.rows} newest rows: {_figures(recent)}, at least {_points(low)}, McNemar p = {p:.3g}"
     kept = f"kept on the {old.rows} held-out baseline rows: {_figures(old)}, {_points(-accepted)} is accepted"
@@ -119,13 +155,14 @@ def judge(
         baseline_loss=-old.difference,
         accepted_loss=accepted,
         segments=lost,
+        guards=guards,
     )
 
 
 def compare(pairs: Paired) -> Comparison:
     """Count who was right where."""
-    champion, challenger = pairs.champion == pairs.labels, pairs.challenger == pairs.labels
-    rows = len(pairs.labels)
+    positive, rows = pairs.labels == 1, len(pairs)
+    champion, challenger = ((scores >= pairs.threshold) == positive for scores in (pairs.champion, pairs.challenger))
     return Comparison(
         rows=rows,
         champion_accuracy=float(champion.mean()) if rows else 0.0,
@@ -176,17 +213,82 @@ def _segment_losses(newest: Paired, segments: Mapping[str, NDArray[np.bool_]], g
     p_values = [mcnemar(comparison, alternative="less") for comparison in big.values()]
     return tuple(
         SegmentLoss(name=name, comparison=comparison, p=p, proven=proven)
-        for (name, comparison), p, proven in zip(big.items(), p_values, holm(p_values, gates.alpha), strict=True)
+        for (name, comparison), p, proven in zip(
+            big.items(), p_values, holm(p_values, gates.segment_alpha), strict=True
+        )
     )
 
 
-def _missing(gates: Gates, recent: Comparison, old: Comparison) -> list[str]:
+def _guards(newest: Paired, gates: Gates) -> tuple[Guard, ...]:
+    # The sign says which way is worse.
+    asked = (
+        ("Brier score", gates.accepted_brier_rise, 1),
+        ("calibration error", gates.accepted_calibration_rise, 1),
+        ("recall", gates.accepted_recall_drop, -1),
+        ("ROC AUC", gates.accepted_roc_auc_drop, -1),
+    )
+    if all(accepted is None for _, accepted, _ in asked):
+        return ()
+    before, after = _quality(newest, newest.champion), _quality(newest, newest.challenger)
+    return tuple(
+        _guard(name, before.get(name), after.get(name), accepted, sign)
+        for name, accepted, sign in asked
+        if accepted is not None
+    )
+
+
+def _quality(pairs: Paired, scores: NDArray[np.float64]) -> dict[str, float | None]:
+    """One model's figures; None, or not there, what cannot be computed."""
+    if len(pairs) == 0 or _invalid(scores):
+        return {}
+    found = evaluate(pairs.labels, scores, pairs.threshold)
+    negatives, positives = (
+        np.bincount(score_bins(scores[pairs.labels == label]), minlength=BINS).astype(float) for label in (0, 1)
+    )
+    return {
+        "Brier score": found.brier,
+        "calibration error": calibration_error(negatives, positives),
+        "recall": found.recall if found.positives else None,
+        "ROC AUC": found.roc_auc,
+    }
+
+
+def _guard(name: str, champion: float | None, challenger: float | None, accepted: float, sign: int) -> Guard:
+    worsening = None if champion is None or challenger is None else sign * (challenger - champion)
+    return Guard(
+        name=name,
+        champion=champion,
+        challenger=challenger,
+        worsening=worsening,
+        accepted=accepted,
+        held=worsening is not None and worsening <= accepted + ROUNDING,
+    )
+
+
+def _not_held(guard: Guard) -> str:
+    if guard.worsening is None:
+        return f"{guard.name} cannot be computed on the newest rows for both models: nothing shows that it is kept"
+    return (
+        f"{guard.name} on the newest rows: {guard.champion:.3f} to {guard.challenger:.3f}, worse by"
+        f" {guard.worsening:.3f}, only {guard.accepted:g} is accepted"
+    )
+
+
+def _missing(gates: Gates, newest: Paired, baseline: Paired) -> list[str]:
     reasons = []
-    if recent.rows < gates.gate_labels:
-        reasons.append(f"only {recent.rows} of {gates.gate_labels} newest labelled rows: wait for labels")
-    if old.rows == 0:
+    if len(newest) < gates.gate_labels:
+        reasons.append(f"only {len(newest)} of {gates.gate_labels} newest labelled rows: wait for labels")
+    if len(baseline) == 0:
         reasons.append("no held-out baseline rows: nothing shows that the old population is still served")
+    for rows, pairs in (("newest", newest), ("held-out baseline", baseline)):
+        for who, scores in (("champion", pairs.champion), ("challenger", pairs.challenger)):
+            if invalid := _invalid(scores):
+                reasons.append(f"{invalid} of the {who}'s scores on the {rows} rows are no probabilities")
     return reasons
+
+
+def _invalid(scores: NDArray[np.float64]) -> int:
+    return len(scores) - int(np.sum((scores >= 0) & (scores <= 1)))
 
 
 def _not_proven(recent: Comparison, low: float, p: float, gates: Gates) -> list[str]:
@@ -203,7 +305,7 @@ def _not_proven(recent: Comparison, low: float, p: float, gates: Gates) -> list[
 
 def _baseline_lost(old: Comparison, accepted: float) -> list[str]:
     # Whole rows, compared without the rounding of two shares' difference: 5 points of 20 rows is exactly one row.
-    if old.losses - old.wins <= accepted * old.rows + 1e-9:
+    if old.losses - old.wins <= accepted * old.rows + ROUNDING:
         return []
     return [f"worse on the {old.rows} held-out baseline rows: {_figures(old)}, only {_points(-accepted)} is accepted"]
 
