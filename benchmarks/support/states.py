@@ -23,8 +23,8 @@ from driftloop.common.registry import write_bundle
 from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES
 from driftloop.demo.installation import Installation
 from driftloop.trainer.build import load_baseline
+from driftloop.trainer.bundling import bundle
 from driftloop.trainer.domain.challenger import first_version
-from driftloop.trainer.retraining import bundle
 
 MODEL = "diabetes"
 PAUSE_SECONDS = 0.005

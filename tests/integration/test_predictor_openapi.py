@@ -11,8 +11,8 @@ import pytest
 from driftloop.common.access.issuing import keep_key
 from driftloop.common.clock import utc_now
 from driftloop.trainer.build import load_baseline
+from driftloop.trainer.bundling import bundle
 from driftloop.trainer.domain.challenger import first_version
-from driftloop.trainer.retraining import bundle
 from tests.support.house import House
 from tests.support.models import shipped
 from tests.support.paths import MODELS

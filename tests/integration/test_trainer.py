@@ -6,45 +6,37 @@ from datetime import timedelta
 import httpx
 import msgspec
 import pytest
+from fastapi import FastAPI
 
-from driftloop.common import registry
 from driftloop.common.events import DriftDetected, ModelStatus, ModelUpdated
-from driftloop.common.keys import load_public_keys
 from driftloop.common.postgres.pool import Pool
 from driftloop.common.topics import DRIFT_EVENTS, MODEL_UPDATES
 from driftloop.common.tracing import span
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
-from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.first import FirstVersion, train_first
-from driftloop.trainer.retraining import Artifacts
+from driftloop.trainer.operations import Operations
+from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.serving import highest_published, revision_of
 from driftloop.trainer.store import Store
 from tests.support.asgi import ask
 from tests.support.collector import recording
 from tests.support.house import House
-from tests.support.models import shipped
 from tests.support.paths import MODELS
 from tests.support.predictions import START
+from tests.support.trainers import BASELINE, CONTRACT, LOAN, NAME, Trainer, alarm
 from tests.support.waiting import wait_until
 
-LOAN = shipped("loan", trees=5)
-BASELINE = BaselineData.of(LOAN.contract, LOAN.values, LOAN.labels)
-NAME = LOAN.contract.name
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def artifacts_of(house: House) -> Artifacts:
-    return Artifacts(
-        house.register,
-        lambda ref, model, version: registry.fetch_bundle(ref, model, version, load_public_keys(house.trusted_keys)),
-    )
-
-
 def first(house: House, pool: Pool, published: int = 0) -> FirstVersion:
-    return train_first(
-        pool, LOAN.contract, BASELINE, artifacts_of(house), lambda _m: published, lambda: START, lambda _t: None
-    )
+    artifacts = Trainer(house, pool).artifacts
+    return train_first(pool, CONTRACT, BASELINE, artifacts, lambda _m: published, lambda: START, lambda _t: None)
+
+
+def api(pool: Pool) -> FastAPI:
+    return create_app(pool, {NAME: CONTRACT}, Operations(pool, lambda _m: 1, lambda: START, lambda: None))
 
 
 @pytest.fixture
@@ -53,29 +45,9 @@ def pool(house: House) -> Pool:
     return house.pool("trainer", max_size=6)
 
 
-def alarm(
-    version: int = 1, severity: str = "CRITICAL", change: str = "opened", verdict: str | None = None
-) -> DriftDetected:
-    return msgspec.convert(
-        {
-            "model_name": NAME,
-            "model_version": version,
-            "change": change,
-            "severity": severity,
-            "verdict": verdict or severity,
-            "window_start": START,
-            "window_end": START + timedelta(minutes=1),
-            "detected_at": START,
-            "features": (),
-            "changed_since": START + timedelta(seconds=30),
-        },
-        DriftDetected,
-    )  # fmt: skip
-
-
 def drift(pool: Pool, event: DriftDetected, event_id: str = "drift:1", traceparent: str | None = None) -> None:
     with pool.connection() as connection:
-        handlers.on_drift(Store(connection), lambda: START, event_id, event, traceparent)
+        handlers.on_drift(connection, lambda: START, event_id, event, traceparent)
 
 
 def requests(pool: Pool) -> list[dict[str, object]]:
@@ -93,7 +65,7 @@ def test_the_first_version_is_registered_and_made_champion_with_its_event(house:
     with pool.connection() as connection:
         (value,) = connection.execute("SELECT value FROM outbox").fetchone() or (b"",)
     state = msgspec.json.decode(value, type=ModelUpdated)
-    bundle = artifacts_of(house).fetch(state.served(1).artifact, NAME, 1)
+    bundle = Trainer(house, pool).artifacts.fetch(state.served(1).artifact, NAME, 1)
     assert bundle.profile.rows == len(LOAN.labels)
     assert state.champion == 1
 
@@ -131,7 +103,7 @@ def test_a_critical_alarm_of_the_champion_opens_one_request_however_often_it_com
     drift(pool, alarm())
     drift(pool, alarm(), "drift:2")
     (request,) = requests(pool)
-    assert (request["state"], request["changed_since"]) == ("waiting", START + timedelta(seconds=30))
+    assert (request["state"], request["changed_since"]) == ("awaiting-labels", START)
 
 
 def test_alarms_that_are_not_critical_or_of_another_version_open_none(house: House, pool: Pool) -> None:
@@ -153,7 +125,7 @@ def test_the_trace_of_an_alarm_is_kept_for_its_retraining(house: House, pool: Po
     first(house, pool)
     drift(pool, alarm(), traceparent=TRACE)
     with pool.connection() as connection:
-        request = Store(connection).waiting_request(NAME)
+        request = RequestStore(connection).current(NAME)
     assert request is not None
     assert request.traceparent == TRACE
 
@@ -183,15 +155,15 @@ def test_an_older_report_of_a_replica_never_replaces_a_newer_one(pool: Pool) -> 
 
     with pool.connection() as connection:
         handlers.on_status(Store(connection), [status(2, 5), status(1, 3)])
-    response = ask(create_app(pool, (NAME,)), "GET", f"/v1/models/{NAME}")
+    response = ask(api(pool), "GET", f"/v1/models/{NAME}")
     assert [one["revision"] for one in response.json()["replicas"]] == [2]
 
 
 def test_the_api_shows_the_card_and_names_what_it_does_not_have(house: House, pool: Pool) -> None:
     first(house, pool)
-    app = create_app(pool, (NAME,))
+    app = api(pool)
     card = ask(app, "GET", f"/v1/models/{NAME}/versions/1").json()
-    assert card["metrics"]["baseline_holdout"]["rows"] == LOAN.contract.baseline.holdout_rows
+    assert card["metrics"]["baseline_holdout"]["rows"] == CONTRACT.baseline.holdout_rows
     assert ask(app, "GET", f"/v1/models/{NAME}/versions/2").status_code == 404
     assert "['loan']" in ask(app, "GET", "/v1/models/nobody").json()["detail"]
 

@@ -9,47 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import numpy as np
-import pyarrow as pa
 import pytest
 from prometheus_client import REGISTRY
 
-from driftloop.common import registry
-from driftloop.common.events import DriftDetected, SubjectErased
-from driftloop.common.keys import load_public_keys
+from driftloop.common.events import SubjectErased
 from driftloop.common.postgres import migrations
 from driftloop.common.postgres.pool import Pool
-from driftloop.common.rows import Row
 from driftloop.common.settings import Secret
 from driftloop.common.topics import LABELED_PREDICTIONS
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.card import TrainingData, training_data
-from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.domain.dataset import LabeledRows, training_set
-from driftloop.trainer.first import train_first
 from driftloop.trainer.purging import PurgeWorker
-from driftloop.trainer.retraining import Artifacts, ModelData, RetrainingWorker
-from driftloop.trainer.set_store import SetStore
-from driftloop.trainer.store import Store
 from driftloop.trainer.training_sets import SetFiles, decode, keep, rebuilt
 from tests.support.asgi import ask
 from tests.support.house import PASSWORD, House
-from tests.support.models import shipped
 from tests.support.paths import MODELS
 from tests.support.predictions import START, labeled, prediction, rows_like
+from tests.support.trainers import BASELINE, CONTRACT, LATER, LOAN, NAME
+from tests.support.trainers import Trainer as Desk
 from tests.support.waiting import wait_until
 
-LOAN = shipped("loan", trees=5)
-GATES = msgspec.structs.replace(
-    LOAN.contract.gates, train_labels=60, gate_labels=40, reference_rows_min=50, reference_rows_max=100
-)
-CONTRACT = msgspec.structs.replace(LOAN.contract, gates=GATES)
-BASELINE = BaselineData.of(CONTRACT, LOAN.values, LOAN.labels)
-NAME = CONTRACT.name
 ANNA, BERT = "a" * 32, "b" * 32
-LATER = START + timedelta(hours=1)
 
 
 def rows_of(subjects: Sequence[str], first: int = 0, start: datetime = START) -> LabeledRows:
@@ -93,7 +76,7 @@ class Trainer:
 
     def erase(self, *events: SubjectErased) -> None:
         with self.pool.connection() as connection:
-            handlers.on_erased(SetStore(connection), lambda: self.now, events or [erasure()])
+            handlers.on_labels(connection, lambda: self.now, events or [erasure()])
 
     def purge(self) -> None:
         """What a trainer that has just started does."""
@@ -303,21 +286,13 @@ def test_of_an_erasure_and_a_set_that_come_at_once_one_sees_the_other(trainer: T
 # --- versions
 
 
-def artifacts_of(house: House) -> Artifacts:
-    return Artifacts(
-        house.register,
-        lambda ref, model, version: registry.fetch_bundle(ref, model, version, load_public_keys(house.trusted_keys)),
-    )
-
-
 def first(trainer: Trainer) -> None:
-    artifacts = artifacts_of(trainer.house)
-    train_first(trainer.pool, CONTRACT, BASELINE, artifacts, lambda _m: 0, lambda: START, lambda _t: None)
+    Desk(trainer.house, trainer.pool).first()
 
 
 def shown(trainer: Trainer, version: int) -> dict[str, Any]:
     """What the API says of a version's training set; the list and the card say the same."""
-    app = create_app(trainer.pool, (NAME,))
+    app = create_app(trainer.pool, {NAME: CONTRACT}, Desk(trainer.house, trainer.pool).operations)
     listed = ask(app, "GET", f"/v1/models/{NAME}").json()["versions"]
     card = ask(app, "GET", f"/v1/models/{NAME}/versions/{version}").json()
     found: dict[str, Any] = next(one for one in listed if one["version"] == version)["training_set"]
@@ -350,45 +325,11 @@ def test_of_versions_that_are_older_than_this_the_baselines_alone_can_be_rebuilt
     trainer.purge()
 
 
-class LabelIngest:
-    """label-ingest as the trainer sees it: `n` labelled rows of as many subjects, newest first."""
-
-    def __init__(self, n: int) -> None:
-        rows = rows_like(CONTRACT, np.random.default_rng(3), n)
-        self._cases = [(START + timedelta(seconds=n - row), f"{row:032x}", one) for row, one in enumerate(rows)]
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        table = pa.Table.from_pylist([self._row(*case) for case in self._cases[: int(request.url.params["limit"])]])
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return httpx.Response(200, content=sink.getvalue().to_pybytes())
-
-    def _row(self, time: datetime, subject: str, row: Row) -> dict[str, object]:
-        known = {"prediction_id": f"p-{subject}", "predicted_at": time, "subject": subject, "label": time.second % 2}
-        return known | {f"feature.{name}": value for name, value in row.items()}
-
-
 def retrain(trainer: Trainer) -> None:
-    """An alarm came; the worker judges a challenger on 150 rows and is told to stop."""
-    alarm = msgspec.convert(
-        {
-            "model_name": NAME, "model_version": 1, "change": "opened", "severity": "CRITICAL", "verdict": "CRITICAL",
-            "window_start": START, "window_end": START, "detected_at": START, "features": (), "changed_since": START,
-        },
-        DriftDetected,
-    )  # fmt: skip
-    with trainer.pool.connection() as connection:
-        handlers.on_drift(Store(connection), lambda: START, "drift:1", alarm)
-    stop = threading.Event()
-    with httpx.Client(base_url="http://label-ingest", transport=httpx.MockTransport(LabelIngest(150))) as client:
-        worker = RetrainingWorker(
-            pool=trainer.pool, models={NAME: ModelData(CONTRACT, BASELINE)}, client=client,
-            artifacts=artifacts_of(trainer.house), sets=trainer.files, highest_revision=lambda _m: 1,
-            clock=lambda: trainer.now, published=stop.set, check_seconds=0.05, max_rows=1000,
-        )  # fmt: skip
-        with ThreadPoolExecutor(1) as executor:
-            executor.submit(worker.run, stop).result(timeout=60)
+    """An alarm came; the worker judges a challenger on 150 rows."""
+    desk = Desk(trainer.house, trainer.pool, now=trainer.now)
+    desk.drift()
+    desk.retrain()
 
 
 def test_a_challenger_keeps_what_it_learnt_from_and_nothing_of_the_gate(trainer: Trainer) -> None:

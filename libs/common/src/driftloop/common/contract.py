@@ -7,12 +7,14 @@ but the name, the features, the target and the baseline has a default, so that a
 import hashlib
 import re
 from collections.abc import Hashable, Iterable, Mapping
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 import yaml
+from cronsim import CronSim, CronSimError
 from msgspec import Meta
 
 ModelName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")]
@@ -191,6 +193,19 @@ class Gates(_Part, frozen=True, kw_only=True):
     reference_rows_max: Annotated[int, Meta(ge=2)] = 2000
 
 
+class Retraining(_Part, frozen=True, kw_only=True):
+    """When models are trained again, beside on CRITICAL drift.
+
+    `schedule` is a cron expression of five fields, in UTC. What drift or schedule ask for begins no sooner than
+    `cooldown_seconds` after the last retraining ended, and not where `daily_limit` trainings began within a day; what
+    somebody asks for by hand begins at once.
+    """
+
+    schedule: Annotated[str, Meta(max_length=100)] | None = None
+    cooldown_seconds: Annotated[float, Meta(ge=0)] = 600.0
+    daily_limit: Count = 8
+
+
 class RolloutStep(_Part, frozen=True, kw_only=True):
     """One step of a canary: the share of requests that it answers (0: none, it is a shadow).
 
@@ -283,6 +298,7 @@ class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     quality: Quality = Quality()
     performance: Performance = Performance()
     gates: Gates = Gates()
+    retraining: Retraining = Retraining()
     rollout: Rollout = Rollout()
     labels: Labels = Labels()
     reference: Literal["recent", "training"] = "recent"
@@ -401,10 +417,20 @@ def _check(path: Path, contract: Contract) -> None:
     if gates.reference_rows_min > gates.reference_rows_max:
         limit = f"must be at most reference_rows_max = {gates.reference_rows_max}"
         raise ContractError(path, "$.gates.reference_rows_min", gates.reference_rows_min, limit)
+    if contract.retraining.schedule is not None:
+        _check_schedule(path, contract.retraining.schedule)
     _check_rollout(path, contract.rollout)
     _check_labels(path, contract.labels)
     if Path(contract.baseline.path).is_absolute():
         raise ContractError(path, "$.baseline.path", contract.baseline.path, "must be relative to the contract")
+
+
+def _check_schedule(path: Path, schedule: str) -> None:
+    try:
+        next(CronSim(schedule, datetime(2000, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration) as error:
+        remedy = "is no cron expression that is ever due: five fields, for instance 0 3 * * 1 for Mondays at 3:00 UTC"
+        raise ContractError(path, "$.retraining.schedule", schedule, remedy) from error
 
 
 def _check_rollout(path: Path, rollout: Rollout) -> None:

@@ -272,7 +272,10 @@ class ModelUpdated(Event, frozen=True, kw_only=True):
 
 
 class ModelStatus(Event, frozen=True, kw_only=True):
-    """What one replica of a predictor serves: the revision applied, since when, and why a newer one was refused."""
+    """What one replica of a predictor serves: the revision applied, since when, and why a newer one was refused.
+
+    `failing` are the versions that gave no probability for some request since the revision serves.
+    """
 
     model_name: Name
     replica: Name
@@ -282,6 +285,7 @@ class ModelStatus(Event, frozen=True, kw_only=True):
     reported_at: Instant
     error: str | None = None
     refused_revision: Annotated[int, Meta(ge=0)] | None = None
+    failing: tuple[Version, ...] = ()
 
 
 EVENT_TYPES: Mapping[str, type[Event]] = {

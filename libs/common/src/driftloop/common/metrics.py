@@ -142,6 +142,13 @@ BEYOND_RETENTION = Counter(
 )
 
 RETRAININGS = Counter("driftloop_retrainings_total", "Finished retrainings, by decision.", ["model_name", "decision"])
+TRAININGS_FAILED = Counter(
+    "driftloop_trainings_failed_total", "Trainings that made no challenger, by the kind of failure.",
+    ["model_name", "kind"],
+)  # fmt: skip
+ROLLOUT_LABELS = Gauge(
+    "driftloop_rollout_labels", "Labelled requests on which champion and challenger have been compared.", ["model_name"]
+)
 RETRAIN_WAITING = Gauge("driftloop_retrain_waiting_rows", "Labelled rows that a request still lacks.", ["model_name"])
 SETS_NOT_REBUILDABLE = Gauge(
     "driftloop_training_sets_not_rebuildable",

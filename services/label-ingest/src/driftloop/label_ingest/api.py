@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, R
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
 
-from driftloop.common.access.guard import CALLER
+from driftloop.common.access.guard import caller
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract, chosen
 from driftloop.common.events import OutcomeReported
@@ -107,7 +107,7 @@ def _reading(pool: Pool, contracts: Mapping[str, Contract], clock: Clock) -> API
         query = RowQuery(**parameters.model_dump(exclude={"model", "format"}), model=contract.name)
         with pool.connection() as connection:
             asked = parameters.model_dump(mode="json", exclude_none=True) | {"model": contract.name}
-            audit.record(connection, clock(), _caller(request), "rows", asked)
+            audit.record(connection, clock(), caller(request.scope), "rows", asked)
         pieces = _pieces(pool, contract, query, parameters.format)
         # Until the first piece is there, an error still has an answer of its own.
         return StreamingResponse(_streamed(next(pieces), pieces), media_type=arrow.MEDIA_TYPES[parameters.format])
@@ -124,7 +124,7 @@ def _reading(pool: Pool, contracts: Mapping[str, Contract], clock: Clock) -> API
 
     def waiting(which: Literal["parked", "expired"], limit: int, request: Request) -> dict[str, Any]:
         with pool.connection() as connection:
-            audit.record(connection, clock(), _caller(request), which, {"limit": limit})
+            audit.record(connection, clock(), caller(request.scope), which, {"limit": limit})
             found = Reader(connection).waiting(which, limit)
         return {"outcomes": [_without_prediction(one) for one in found]}
 
@@ -198,15 +198,10 @@ def _erasing(intake: Intake, pseudonym_key: bytes | None) -> APIRouter:
         if pseudonym_key is None:
             raise HTTPException(409, "no patient is known here: DRIFTLOOP_PSEUDONYM_KEY is not set")
         subject = pseudonym(pseudonym_key, erasure.patient_id)
-        erased, now = intake.erase(subject, _caller(request))
+        erased, now = intake.erase(subject, caller(request.scope))
         return {"subject": subject, "erased_at": now} | vars(erased)
 
     return router
-
-
-def _caller(request: Request) -> str:
-    """Who asks, as the guard before this application knows it."""
-    return str(request.scope.get(CALLER, "anonymous"))
 
 
 async def _body(request: Request) -> bytes:

@@ -149,6 +149,7 @@ class Predictor:
         score = scores[plan.model.version][row]
         if not 0 <= score <= 1:
             # A canary that fails costs nobody an answer.
+            serving.failing.add(plan.model.version)
             plan = serving.champion
             score = scores[plan.model.version][row]
             if not 0 <= score <= 1:
@@ -164,13 +165,15 @@ class Predictor:
             prediction=score >= self.contract.decision_threshold,
             variant=plan.variant,
             subject=asked.subject,
-            shadows=self._shadows(plan, scores, row) if plan.shadows else (),
+            shadows=self._shadows(serving, plan, scores, row) if plan.shadows else (),
             repeatable_until=None if asked.prediction_id is None else now + REPEATABLE,
             order=asked.order,
         )
         return Answered(made, plan)
 
-    def _shadows(self, plan: Plan, scores: Mapping[int, Sequence[float]], row: int) -> tuple[ShadowScore, ...]:
+    def _shadows(
+        self, serving: Serving, plan: Plan, scores: Mapping[int, Sequence[float]], row: int
+    ) -> tuple[ShadowScore, ...]:
         said = []
         for version in plan.shadows:
             score = scores[version][row]
@@ -178,6 +181,7 @@ class Predictor:
                 decision = score >= self.contract.decision_threshold
                 said.append(ShadowScore(model_version=version, score=score, prediction=decision))
             else:
+                serving.failing.add(version)
                 metrics.SHADOWS_FAILED.labels(plan.model.name, str(version)).inc()
         return tuple(said)
 

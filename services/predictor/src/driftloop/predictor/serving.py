@@ -1,7 +1,7 @@
 """What this replica serves: one immutable value, swapped whole, so that a request sees one model from start to end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -39,12 +39,14 @@ class Plan:
 class Serving:
     """A revision that was applied: every version that it names, ready to answer, and since when.
 
-    `models` are by version, each with the artifact that it was opened from.
+    `models` are by version, each with the artifact that it was opened from. `failing` are those that gave no
+    probability for some request.
     """
 
     state: ModelUpdated
     models: Mapping[int, tuple[ArtifactRef, LoadedModel]]
     since: datetime
+    failing: set[int] = field(default_factory=set, compare=False)
 
     @property
     def revision(self) -> int:
@@ -156,4 +158,5 @@ class Replica:
             reported_at=clock(),
             error=None if refusal is None else f"{refusal.reason}: {refusal.detail}",
             refused_revision=None if refusal is None else refusal.revision,
+            failing=() if serving is None else tuple(sorted(serving.failing)),
         )

@@ -1,16 +1,20 @@
-"""`trainer`: trains a model's first version from its baseline."""
+"""`trainer`: trains first versions, tells what there is, and takes the orders that the API takes."""
 
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from datetime import UTC, datetime
+from typing import Annotated, NoReturn
 
+import msgspec
 import psycopg
 import typer
 from confluent_kafka import KafkaException
 from rich.console import Console
 
 from driftloop.common.clock import utc_now
-from driftloop.common.contract import ContractError
+from driftloop.common.contract import Contract, ContractError, chosen, load_contracts
 from driftloop.common.kafka.admin import TopicsError
 from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer
@@ -22,18 +26,28 @@ from driftloop.common.registry import ArtifactError
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.topics import Namespace
 from driftloop.trainer.build import load_models, open_artifacts
+from driftloop.trainer.evidence_store import recomputed
 from driftloop.trainer.first import train_first
-from driftloop.trainer.serving import highest_published
+from driftloop.trainer.operations import Operations, Refused, Unknown
+from driftloop.trainer.request_store import RequestStore
+from driftloop.trainer.serving import HighestRevision, highest_published
 from driftloop.trainer.settings import Settings
+from driftloop.trainer.store import Store
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
 PUBLISH_SECONDS = 60.0
+# Who gives an order here: whoever has the service's own settings.
+BY = "the command line"
+
+ModelOption = Annotated[str | None, typer.Option(help="Which model; the only one there is may be left out.")]
+VersionArgument = Annotated[int, typer.Argument(min=1)]
+ReasonOption = Annotated[str, typer.Option(help="Why, for whoever reads it later.")]
 
 
 @app.callback()
 def main() -> None:
-    """Train models from their contracts. Settings come from the environment, as the service's do."""
+    """Train models, see what became of them, decide by hand. Settings come from the environment, as for the service."""
 
 
 @app.command()
@@ -42,28 +56,123 @@ def train() -> None:
 
     A model that already has a champion is left as it is.
     """
-    try:
-        settings = read_settings(Settings)
-        _train(settings)
-    except (SettingsError, ContractError, KeyFileError, ArtifactError, TopicsError, ValueError) as error:
-        _fail(str(error))
-    except (KafkaException, ReadTimeout) as error:
-        _fail(f"the brokers at {settings.kafka_bootstrap_servers} did not answer: {error}")
-    except psycopg.Error as error:
-        _fail(f"the database refused: {first_line(error)}")
+    with _trainer() as trainer:
+        artifacts = open_artifacts(trainer.settings)
+        for model in load_models(trainer.settings.contracts).values():
+            made = train_first(
+                trainer.pool, model.contract, model.baseline, artifacts, trainer.highest, utc_now, typer.echo
+            )
+            if made.card is None:
+                typer.echo(f"{model.contract.name}: version {made.model.champion} serves already; nothing to do")
+            else:
+                held = made.card.metrics["baseline_holdout"]
+                typer.echo(
+                    f"{model.contract.name}: version {made.card.model_version}, accuracy {held.accuracy:.3f} on "
+                    f"{held.rows} held-out baseline rows (always the commoner class: {held.majority:.3f})"
+                )
+        trainer.publish()
+
+
+@app.command()
+def models() -> None:
+    """Say which version of each model serves, and what became of the others. JSON."""
+    with _trainer() as trainer, trainer.pool.connection() as connection:
+        store = Store(connection)
+        _print({name: store.overview(name)["versions"] for name in trainer.contracts})
+
+
+@app.command()
+def requests(model: ModelOption = None, limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
+    """Show retraining requests, newest first, each with its history. JSON."""
+    with _trainer() as trainer, trainer.pool.connection() as connection:
+        _print(RequestStore(connection).shown(None if model is None else trainer.contract(model).name, limit))
+
+
+@app.command()
+def card(version: VersionArgument, model: ModelOption = None) -> None:
+    """Show a version's model card. JSON."""
+    with _trainer() as trainer, trainer.pool.connection() as connection:
+        found = Store(connection).card(trainer.contract(model).name, version)
+        if found is None:
+            raise Unknown(f"model {trainer.contract(model).name!r} has no version {version}")
+        _print(found)
+
+
+@app.command()
+def decision(version: VersionArgument, model: ModelOption = None) -> None:
+    """Make the gate's decision on a version again from what is stored. Ends with 1 where it is another one. JSON."""
+    with _trainer() as trainer, trainer.pool.connection() as connection:
+        found = recomputed(connection, trainer.contract(model).name, version)
+        _print(found)
+        if found["same"] is False:
+            raise typer.Exit(1)
+
+
+@app.command()
+def retrain(
+    model: ModelOption = None,
+    reason: ReasonOption = "",
+    since: Annotated[
+        datetime | None, typer.Option(help="Only rows predicted from then on (UTC) count as the new population.")
+    ] = None,
+) -> None:
+    """Ask for a retraining; a trainer that runs takes it up."""
+    with _trainer() as trainer:
+        instant = None if since is None else since.replace(tzinfo=UTC)
+        found, opened = trainer.operations.retrain(trainer.contract(model), BY, reason, instant)
+        typer.echo(f"request {found} " + ("is open" if opened else "was open already"))
+
+
+@app.command()
+def promote(version: VersionArgument, model: ModelOption = None, reason: ReasonOption = "") -> None:
+    """Let a version serve, whatever its gate said."""
+    with _trainer() as trainer:
+        served = trainer.operations.promote(trainer.contract(model), version, BY, reason)
+        trainer.publish()
+        typer.echo(f"{served.model_name}: version {served.champion} serves from revision {served.revision} on")
+
+
+@app.command()
+def rollback(
+    model: ModelOption = None,
+    reason: ReasonOption = "",
+    to: Annotated[
+        int | None, typer.Option(min=1, help="The version that shall serve, by default the one before.")
+    ] = None,
+) -> None:
+    """End a roll-out; where there is none, let an earlier version serve again."""
+    with _trainer() as trainer:
+        served = trainer.operations.roll_back(trainer.contract(model), BY, reason, to)
+        trainer.publish()
+        typer.echo(f"{served.model_name}: version {served.champion} serves from revision {served.revision} on")
 
 
 @dataclass(frozen=True)
-class _Publishing:
-    """Drains the outbox beside the training, so that the command ends only when its event is in the log."""
+class _Trainer:
+    """What the commands work with."""
 
+    settings: Settings
+    contracts: Mapping[str, Contract]
     pool: Pool
+    highest: HighestRevision
+    drainer: OutboxDrainer
 
-    def wait_until_empty(self, drainer: OutboxDrainer) -> None:
-        stop = threading.Event()
-        thread = threading.Thread(target=drainer.run, args=[stop], daemon=True)
+    @property
+    def operations(self) -> Operations:
+        return Operations(self.pool, self.highest, utc_now, lambda: None)
+
+    def contract(self, model: str | None) -> Contract:
+        """The contract that is meant. Raises Unknown."""
+        found = chosen(self.contracts, model)
+        if found is None:
+            raise Unknown(f"model {model!r} is not known here: name one of {list(self.contracts)} with --model")
+        return found
+
+    def publish(self) -> None:
+        """Drain the outbox, so that the command ends only when its event is in the log."""
+        stop, waited = threading.Event(), threading.Event()
+        thread = threading.Thread(target=self.drainer.run, args=[stop], daemon=True)
         thread.start()
-        waited = threading.Event()
         try:
             for _ in range(int(PUBLISH_SECONDS * 10)):
                 with self.pool.connection() as connection:
@@ -74,32 +183,43 @@ class _Publishing:
             _fail(f"the decision is kept, but was not published within {PUBLISH_SECONDS:g} s: is a broker reachable?")
         finally:
             stop.set()
-            drainer.wake()
+            self.drainer.wake()
             thread.join(timeout=5)
 
 
-def _train(settings: Settings) -> None:
+@contextmanager
+def _trainer() -> Iterator[_Trainer]:
+    """Everything a command needs, for the time of a block; what can go wrong is said in a line."""
+    try:
+        settings = read_settings(Settings)
+        with _opened(settings) as trainer:
+            yield trainer
+    except (
+        SettingsError, ContractError, KeyFileError, ArtifactError, TopicsError, Refused, LookupError, ValueError,
+    ) as error:  # fmt: skip
+        _fail(str(error))
+    except (KafkaException, ReadTimeout) as error:
+        _fail(f"the brokers at {settings.kafka_bootstrap_servers} did not answer: {error}")
+    except psycopg.Error as error:
+        _fail(f"the database refused: {first_line(error)}")
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[_Trainer]:
     namespace = Namespace(settings.namespace)
-    models = load_models(settings.contracts)
-    artifacts = open_artifacts(settings)
+    contracts = load_contracts(settings.contracts)
     highest = highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer-cli")
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-trainer-cli", 10_000))
     pool = open_pool(settings.database_url.value, namespace.schema("trainer"), "driftloop-trainer-cli", max_size=3)
     try:
-        for model in models.values():
-            made = train_first(pool, model.contract, model.baseline, artifacts, highest, utc_now, typer.echo)
-            if made.card is None:
-                typer.echo(f"{model.contract.name}: version {made.model.champion} serves already; nothing to do")
-            else:
-                held = made.card.metrics["baseline_holdout"]
-                typer.echo(
-                    f"{model.contract.name}: version {made.card.model_version}, accuracy {held.accuracy:.3f} on "
-                    f"{held.rows} held-out baseline rows (always the commoner class: {held.majority:.3f})"
-                )
-        _Publishing(pool).wait_until_empty(OutboxDrainer(pool, producer, namespace, "trainer"))
+        yield _Trainer(settings, contracts, pool, highest, OutboxDrainer(pool, producer, namespace, "trainer"))
     finally:
         pool.close()
         producer.close(5)
+
+
+def _print(value: object) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
 from driftloop.common.postgres.pool import Pool
+from driftloop.trainer.bundling import bundle
 from driftloop.trainer.domain.card import ModelCard
 from driftloop.trainer.domain.challenger import BaselineData, first_version
-from driftloop.trainer.retraining import Artifacts, bundle
-from driftloop.trainer.serving import HighestRevision, promote
+from driftloop.trainer.retraining import Artifacts
+from driftloop.trainer.serving import HighestRevision, crown
 from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.store import Model, Store
 
@@ -48,5 +49,6 @@ def train_first(
             return FirstVersion(model, None)
         # The baseline is all that it learnt from: there is no file to keep, and nobody's row in it.
         SetStore(connection).register(contract.name, made.card.training, {}, clock())
-        state = promote(connection, model, made.card, artifact, published, clock())
+        Store(connection).add_version(made.card, artifact)
+        state = crown(connection, model, made.card.model_version, published, made.card.reason, clock())
     return FirstVersion(Model(contract.name, state.revision, state.champion), made.card)

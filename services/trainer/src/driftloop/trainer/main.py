@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from psycopg import Connection
 
+from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import ContractError
-from driftloop.common.events import DriftDetected, ModelStatus, SubjectErased
+from driftloop.common.events import DriftDetected, ModelStatus
 from driftloop.common.kafka.admin import admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, Subscription
@@ -22,15 +24,18 @@ from driftloop.common.startup import answer_help, consumer_checks, wait_for_sche
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_STATUS, TOPICS, Namespace
 from driftloop.common.tracing import start_tracing
 from driftloop.trainer import handlers
+from driftloop.trainer.admission import admit
 from driftloop.trainer.api import create_app
 from driftloop.trainer.build import load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
+from driftloop.trainer.operations import Operations
 from driftloop.trainer.purging import PurgeWorker
 from driftloop.trainer.retraining import RetrainingWorker
+from driftloop.trainer.rolling_out import RolloutWorker
 from driftloop.trainer.serving import highest_published
-from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.settings import Settings
 from driftloop.trainer.store import Store
+from driftloop.trainer.training_runs import TrainingLimits, run_training
 
 NAME = "trainer"
 
@@ -51,7 +56,9 @@ def main() -> None:
 def build(settings: Settings) -> Service:
     """Put the service together. Raises SettingsError, ContractError, KeyFileError; waits for broker and schema."""
     namespace = Namespace(settings.namespace)
+    access = build_access(settings)
     models = load_models(settings.contracts)
+    contracts = {name: model.contract for name, model in models.items()}
     artifacts, sets = open_artifacts(settings), set_files(settings)
     client = open_client(settings.label_ingest_url, settings.label_ingest_key)
     pool = open_pool(settings.database_url.value, namespace.schema(NAME), "driftloop-trainer")
@@ -59,6 +66,35 @@ def build(settings: Settings) -> Service:
     identities = wait_for_topics(admin_client(settings.kafka_bootstrap_servers), namespace, TOPICS)
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
+    highest = highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer")
+    memory = settings.training_memory_mb
+    limits = TrainingLimits(settings.training_seconds, None if memory is None else memory * 2**20)
+    retraining = RetrainingWorker(
+        pool=pool,
+        models=models,
+        client=client,
+        artifacts=artifacts,
+        sets=sets,
+        highest_revision=highest,
+        clock=utc_now,
+        published=drainer.wake,
+        check_seconds=settings.check_seconds,
+        max_rows=settings.max_rows,
+        run=partial(run_training, limits),
+    )
+
+    def committed() -> None:
+        drainer.wake()
+        retraining.wake()
+
+    rollouts = RolloutWorker(
+        pool=pool,
+        contracts=contracts,
+        highest_revision=highest,
+        clock=utc_now,
+        published=drainer.wake,
+        check_seconds=settings.check_seconds,
+    )
     consumer = ConsumerLoop(
         config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", namespace.group(NAME)),
         name=NAME,
@@ -70,19 +106,7 @@ def build(settings: Settings) -> Service:
         identities=identities,
         pool=pool,
         producer=producer,
-        after_commit=drainer.wake,
-    )
-    worker = RetrainingWorker(
-        pool=pool,
-        models=models,
-        client=client,
-        artifacts=artifacts,
-        sets=sets,
-        highest_revision=highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer"),
-        clock=utc_now,
-        published=drainer.wake,
-        check_seconds=settings.check_seconds,
-        max_rows=settings.max_rows,
+        after_commit=committed,
     )
     purger = PurgeWorker(pool=pool, files=sets, models=tuple(models), clock=utc_now)
     return Service(
@@ -90,25 +114,26 @@ def build(settings: Settings) -> Service:
         host=settings.host,
         port=settings.port,
         management_port=settings.management_port,
-        api=create_app(pool, tuple(models)),
-        workers=(consumer, drainer, worker, purger),
+        api=admit(
+            create_app(pool, contracts, Operations(pool, highest, utc_now, committed)),
+            access,
+            build_rate_limit(settings),
+        ),
+        workers=(consumer, drainer, retraining, rollouts, purger, *access.workers),
+        notes={"access": access.note},
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), client.close, pool.close),
     )
 
 
 def _on_drift(connection: Connection, batch: Sequence[Delivery]) -> None:
-    store = Store(connection)
     for one in batch:
         assert isinstance(one.event, DriftDetected)
-        handlers.on_drift(store, utc_now, one.envelope.id, one.event, one.envelope.traceparent)
+        handlers.on_drift(connection, utc_now, one.envelope.id, one.event, one.envelope.traceparent)
 
 
 def _on_labels(connection: Connection, batch: Sequence[Delivery]) -> None:
-    """Of the labels the trainer learns when it asks for rows; here it only looks for erasures."""
-    erased = [one.event for one in batch if isinstance(one.event, SubjectErased)]
-    if erased:
-        handlers.on_erased(SetStore(connection), utc_now, erased)
+    handlers.on_labels(connection, utc_now, [one.event for one in batch])
 
 
 def _on_status(connection: Connection, batch: Sequence[Delivery]) -> None:

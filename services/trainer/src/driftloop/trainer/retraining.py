@@ -1,4 +1,7 @@
-"""The retraining worker: a waiting request → labelled rows → challenger → gate → promotion, or the reason why not."""
+"""The retraining worker: takes each model's open request from labels to a decision, and survives whatever happens.
+
+What a request is at stands in the database before it is begun, so that the trainer that comes next goes on from there.
+"""
 
 import logging
 import threading
@@ -7,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import httpx
-import msgspec
 import numpy as np
 import psycopg
 from confluent_kafka import KafkaException
@@ -16,20 +18,27 @@ from psycopg import Connection
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.contract import Contract
-from driftloop.common.contract import digest as contract_digest
 from driftloop.common.events import ArtifactRef
 from driftloop.common.kafka.reader import ReadTimeout
 from driftloop.common.postgres.pool import Pool, is_transient
-from driftloop.common.registry import ArtifactError, Bundle, KnownAnswers
+from driftloop.common.registry import ArtifactError, Bundle
 from driftloop.common.tracing import Attributes, span
-from driftloop.trainer.domain.challenger import BaselineData, Challenger, ReferenceRows, challenge
-from driftloop.trainer.domain.dataset import divide, labels_wanted
+from driftloop.trainer import deciding
+from driftloop.trainer.domain.card import card_of
+from driftloop.trainer.domain.challenger import BaselineData, ReferenceRows, instant
+from driftloop.trainer.domain.dataset import LabeledRows, divide, labels_wanted
+from driftloop.trainer.domain.evidence import Evidence, decide
+from driftloop.trainer.domain.requests import DAY, TRIES, next_run, next_training
 from driftloop.trainer.domain.stability import unstable
+from driftloop.trainer.evidence_store import EvidenceStore
 from driftloop.trainer.label_rows import ProductionRows, RowsUnavailable, fetch_rows
-from driftloop.trainer.serving import HighestRevision, promote
+from driftloop.trainer.request_store import Request, RequestStore
+from driftloop.trainer.serving import HighestRevision
 from driftloop.trainer.set_store import SetStore
-from driftloop.trainer.store import Request, Store
-from driftloop.trainer.training_sets import SetFiles, keep
+from driftloop.trainer.store import Model, Store
+from driftloop.trainer.training_files import Failure, Trained, TrainingTask
+from driftloop.trainer.training_runs import RunTraining, TrainingFailed, TrainingStopped, sweep
+from driftloop.trainer.training_sets import SetFiles, earliest, keep
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +64,15 @@ class Artifacts:
 
 @dataclass(frozen=True)
 class _Data:
-    """What an attempt works on: the labelled rows, and those that will be the reference."""
+    """What a training works on: the labelled rows, how many are of the new population, and those of the reference."""
 
-    labeled: ProductionRows
+    labeled: LabeledRows
+    new_labels: int
     reference: ReferenceRows
 
 
 class RetrainingWorker:
-    """Looks after every waiting request. Of several trainers only the one that holds the lock works."""
+    """Looks after every open request until its roll-out. Of several trainers only the one that holds the lock works."""
 
     name = "retraining"
 
@@ -79,6 +89,7 @@ class RetrainingWorker:
         published: Callable[[], None],
         check_seconds: float,
         max_rows: int,
+        run: RunTraining,
     ) -> None:
         self._pool = pool
         self._models = models
@@ -90,31 +101,38 @@ class RetrainingWorker:
         self._published = published
         self._check_seconds = check_seconds
         self._max_rows = max_rows
+        self._run = run
+        self._wake = threading.Event()
+
+    def wake(self) -> None:
+        """Say that a request may have been opened or withdrawn."""
+        self._wake.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Look for waiting requests until told to stop; what is away for a while is waited for."""
+        """Look for open requests until told to stop; what is away for a while is waited for."""
+        sweep()
         while not stop.is_set():
             try:
                 # The lock lives as long as this connection; no transaction stays open while a model is trained.
                 with self._pool.connection() as lock:
                     if _owns_lock(lock):
                         self._look(lock, stop)
-                    else:
-                        stop.wait(self._check_seconds)
             except psycopg.OperationalError as error:
                 if not is_transient(error):
                     raise
                 logger.warning("retraining waits for the database", extra={"error": type(error).__name__})
-                stop.wait(self._check_seconds)
+            stop.wait(self._check_seconds)
 
     def _look(self, lock: Connection, stop: threading.Event) -> None:
         try:
             while not stop.is_set():
+                self._wake.clear()
                 lock.execute("SELECT 1")  # notices that the session, and with it the lock, is gone
                 lock.commit()
                 for model in self._models.values():
-                    self._look_after(model, stop)
-                stop.wait(self._check_seconds)
+                    if not stop.is_set():
+                        self._look_after(model, stop)
+                self._wake.wait(self._check_seconds)
         finally:
             if not lock.closed:
                 lock.rollback()
@@ -122,65 +140,62 @@ class RetrainingWorker:
                 lock.commit()
 
     def _look_after(self, model: ModelData, stop: threading.Event) -> None:
-        with self._pool.connection() as connection:
-            store = Store(connection)
-            state = store.model(model.contract.name)
-            request = store.waiting_request(model.contract.name)
-            if state is not None:
-                metrics.CHAMPION_VERSION.labels(model.contract.name).set(state.champion or 0)
-        if request is None or stop.is_set():
-            return
-        try:
-            self._attempt(model, request)
-        except TRANSIENT as error:
-            self._wait(request, f"waiting for {error}", {})
-        except ArtifactError as error:
-            self._wait(request, f"what is kept of versions cannot be read or written: {error}", {})
-        except ValueError as error:
-            # The data allows no model (one class only, a leak): more rows may cure it, and someone should know.
-            logger.exception("a challenger could not be built", extra={"model": model.contract.name})
-            self._wait(request, f"no challenger could be built: {error}", {})
-
-    def _attempt(self, model: ModelData, request: Request) -> None:
-        data = self._data(model, request)
-        if data is None:
+        request = self._current(model)
+        if request is None:
             return
         said: Attributes = {
             "driftloop.model.name": request.model_name,
             "driftloop.model.version": request.model_version,
         }
-        with span("retrain", "internal", request.traceparent, said):
-            self._train(model, request, data)
+        try:
+            if request.state == "awaiting-labels":
+                self._attempt(model, request, said, stop)
+            elif request.state == "training":
+                # Nobody trains but the holder of the lock: whoever began this is gone.
+                self._failed(model, request, Failure("killed", "the trainer ended in the middle of it"), 0)
+            elif request.state == "evaluated":
+                with span("decide", "internal", request.traceparent, said):
+                    self._decide(model, request)
+        except TRANSIENT as error:
+            self._wait(request, f"waiting for {error}", {})
+        except ArtifactError as error:
+            self._wait(request, f"what is kept of versions cannot be read or written: {error}", {})
 
-    def _train(self, model: ModelData, request: Request, data: _Data) -> None:
+    def _current(self, model: ModelData) -> Request | None:
+        """The model's open request; opens one where the contract's schedule says so."""
         contract = model.contract
-        self._wait(request, f"training on {len(data.labeled)} labelled rows and the baseline, then judging", {})
         with self._pool.connection() as connection:
-            store = Store(connection)
-            champion = self._artifacts.fetch(
-                store.artifact(contract.name, request.model_version), contract.name, request.model_version
-            )
-            version = store.reserve_version(contract.name)
-        logger.info("training a challenger", extra={"model": contract.name, "version": version})
-        division = divide(data.labeled.labeled(), contract.gates.gate_labels)
-        challenger = challenge(
-            contract,
-            model.baseline,
-            division,
-            data.reference,
-            champion.model,
-            since=np.datetime64(_naive(request.changed_since)),
-            version=version,
-            created=self._clock(),
-            reason=f"CRITICAL drift of version {request.model_version}",
-        )
-        keep(self._pool, self._sets, contract, challenger.card.training, division.train, self._clock)
-        artifact = self._artifacts.write(bundle(contract, challenger))
-        published = self._highest_revision(contract.name)
-        self._decide(request, challenger, artifact, published, _new_labels(data.labeled, request))
+            state = Store(connection).model(contract.name)
+            if state is None or state.champion is None:
+                return None
+            metrics.CHAMPION_VERSION.labels(contract.name).set(state.champion)
+            if contract.retraining.schedule is not None:
+                open_scheduled(connection, contract, self._clock())
+            return RequestStore(connection).current(contract.name)
+
+    # --- waiting for labels
+
+    def _attempt(self, model: ModelData, request: Request, said: Attributes, stop: threading.Event) -> None:
+        if request.cause != "manual" and (reason := self._resting(model.contract, request)):
+            self._wait(request, reason, {})
+            return
+        data = self._data(model, request)
+        if data is not None:
+            with span("retrain", "internal", request.traceparent, said):
+                self._train(model, request, data, stop)
+
+    def _resting(self, contract: Contract, request: Request) -> str:
+        """Why the request must not train yet, "" if it may."""
+        now = self._clock()
+        with self._pool.connection() as connection:
+            store = RequestStore(connection)
+            ended, begun = store.last_ended(contract.name), store.trainings(contract.name, now - DAY)
+        # A second try is part of the first.
+        earliest, reason = next_training(contract.retraining, ended, begun if request.tries == 0 else (), now)
+        return f"waiting until {earliest:%Y-%m-%d %H:%M:%S} UTC: {reason}" if reason else ""
 
     def _data(self, model: ModelData, request: Request) -> _Data | None:
-        """The rows of an attempt, or None while there are too few; then the request says what it waits for."""
+        """The rows of a training, or None while there are too few; then the request says what it waits for."""
         contract, gates, since = model.contract, model.contract.gates, request.changed_since
         # Asked first, and no more than are needed: whoever waits for weeks must not fetch everything every time.
         enough = max(gates.train_labels + gates.gate_labels, request.labels_before_next)
@@ -204,7 +219,7 @@ class RetrainingWorker:
             return None
         labeled = self._without_erased(fetch_rows(self._client, contract, limit=self._max_rows, labelled=True))
         recent = self._without_erased(recent)
-        return _Data(labeled, ReferenceRows(recent.ids, recent.values))
+        return _Data(labeled.labeled(), _new_labels(labeled, request), ReferenceRows(recent.ids, recent.values))
 
     def _without_erased(self, rows: ProductionRows) -> ProductionRows:
         """The rows but those of erased subjects, which label-ingest may have again from a backup."""
@@ -212,55 +227,208 @@ class RetrainingWorker:
             erased = SetStore(connection).erased({subject for subject in rows.subjects.tolist() if subject})
         return rows.without(erased)
 
-    def _decide(
-        self, request: Request, challenger: Challenger, artifact: ArtifactRef, published: int, labels: int
-    ) -> None:
-        decision = challenger.card.decision
-        assert decision is not None
-        reason = "; ".join(decision.reasons)
+    # --- training
+
+    def _train(self, model: ModelData, request: Request, data: _Data, stop: threading.Event) -> None:
+        contract = model.contract
         with self._pool.connection() as connection:
-            store = Store(connection)
-            model = store.lock_model(request.model_name, self._clock())
-            waiting = store.waiting_request(request.model_name, lock=True)
-            if waiting is None or waiting.id != request.id or model.champion != request.model_version:
-                logger.info("the request was closed while a challenger was trained", extra={"request": request.id})
+            reference = Store(connection).artifact(contract.name, request.model_version)
+        champion = self._artifacts.fetch(reference, contract.name, request.model_version)
+        version = self._begin(request, len(data.labeled))
+        if version is None:
+            return
+        division = divide(data.labeled, contract.gates.gate_labels)
+        task = TrainingTask(
+            contract, model.baseline, division, data.reference, champion.model,
+            np.datetime64(_naive(request.changed_since)), version, self._clock(), _reason(request),
+            request.concept_drift,
+        )  # fmt: skip
+        try:
+            trained = self._run(task, lambda: stop.is_set() or not self._wanted(request), self._saying(request))
+            self._register(model, request, trained, division.train, division.gate, data.new_labels, stop)
+        except TrainingStopped:
+            self._stopped(request)
+        except TrainingFailed as error:
+            self._failed(model, request, error.failure, data.new_labels)
+        else:
+            self._decide_anew(model)
+
+    def _begin(self, request: Request, rows: int) -> int | None:
+        """Note that a training begins. Returns the version that it will make, None where nobody wants it any more."""
+        reason = f"training on {rows} labelled rows and the baseline, then judging (try {request.tries + 1} of {TRIES})"
+        with self._pool.connection() as connection:
+            store = RequestStore(connection)
+            if not store.become(request.id, "training", reason, self._clock()):
+                return None
+            store.count_try(request.id, 1)
+            version = Store(connection).reserve_version(request.model_name)
+        logger.info("training a challenger", extra={"model": request.model_name, "version": version})
+        return version
+
+    def _wanted(self, request: Request) -> bool:
+        with self._pool.connection() as connection:
+            found = RequestStore(connection).current(request.model_name)
+        return found is not None and found.id == request.id
+
+    def _saying(self, request: Request) -> Callable[[str], None]:
+        return lambda text: self._wait(request, f"training: {text}", {})
+
+    def _register(
+        self, model: ModelData, request: Request, trained: Trained, train: LabeledRows, gate: LabeledRows, labels: int,
+        stop: threading.Event,
+    ) -> None:  # fmt: skip
+        """Keep what was made. A store that is away, or full, is waited for: training again would not help it."""
+        card = card_of(trained.bundle.card)
+        while True:
+            try:
+                keep(self._pool, self._sets, model.contract, card.training, train, self._clock)
+                artifact = self._artifacts.write(trained.bundle)
+                break
+            except ArtifactError as error:
+                if not error.transient:
+                    raise TrainingFailed(Failure("data", str(error))) from error
+                self._wait(request, f"trained; waiting to keep it: {error}", {})
+            if stop.wait(self._check_seconds) or not self._wanted(request):
+                raise TrainingStopped
+        since = instant(gate.times.min()) if len(gate) else None
+        with self._pool.connection() as connection:
+            store = RequestStore(connection)
+            assert card.decision is not None
+            outcome = "passed the gate" if card.decision.promoted else "did not pass the gate"
+            reason = f"version {card.model_version} {outcome}: " + "; ".join(card.decision.reasons)
+            if not store.become(request.id, "evaluated", reason, self._clock()):
                 return
-            if challenger.promoted:
-                promote(connection, model, challenger.card, artifact, published, self._clock())
-                store.close_request(request.id, "promoted", reason, self._clock())
-            else:
-                store.add_version(challenger.card, artifact, champion=False)
-                # Judging again on the same labels would only try its luck.
-                gate_labels = decision.newest.rows
-                store.count_attempt(request.id, f"rejected: {reason}", labels + gate_labels)
-        self._published()
-        outcome = "promoted" if challenger.promoted else "rejected"
-        metrics.RETRAININGS.labels(request.model_name, outcome).inc()
-        logger.info("a challenger was " + outcome, extra={"model": request.model_name, "reason": reason})
+            Store(connection).add_version(card, artifact)
+            EvidenceStore(connection).add(
+                model.contract.name, card.model_version, trained.evidence, earliest(gate), self._clock()
+            )
+            store.set_judged(request.id, card.model_version, labels, since)
 
-    def _wait(self, request: Request, reason: str, lacking: dict[str, int]) -> None:
+    def _stopped(self, request: Request) -> None:
+        """A training that ended with the trainer, or whose request was withdrawn, was no try."""
         with self._pool.connection() as connection:
-            Store(connection).keep_waiting(request.id, reason, lacking)
+            store = RequestStore(connection)
+            if store.become(request.id, "awaiting-labels", "the training was stopped with the trainer", self._clock()):
+                store.count_try(request.id, -1)
+
+    def _failed(self, model: ModelData, request: Request, failure: Failure, labels: int) -> None:
+        """Try once more what may have been an accident; reject what was none."""
+        logger.error(
+            "a training failed",
+            extra={"model": request.model_name, "request": request.id, "kind": failure.kind, "why": failure.message},
+        )
+        metrics.TRAININGS_FAILED.labels(request.model_name, failure.kind).inc()
+        with self._pool.connection() as connection:
+            now = self._clock()
+            Store(connection).lock_model(request.model_name, now)
+            found = RequestStore(connection).current(request.model_name, lock=True)
+            if found is None or found.id != request.id:
+                return
+            if failure.kind != "data" and found.tries < TRIES:
+                reason = f"the training failed, and is tried once more: {failure.message}"
+                RequestStore(connection).become(request.id, "awaiting-labels", reason, now)
+                return
+            reason = f"no challenger could be made: {failure.message}"
+            deciding.reject(connection, model.contract, found, reason, labels, now)
+
+    # --- deciding
+
+    def _decide_anew(self, model: ModelData) -> None:
+        request = self._current(model)
+        if request is not None and request.state == "evaluated":
+            self._decide(model, request)
+
+    def _decide(self, model: ModelData, request: Request) -> None:
+        """Promote, try out or reject a challenger that was judged."""
+        contract, challenger = model.contract, request.challenger
+        assert challenger is not None
+        against = self._objections(model, request, challenger)
+        published = self._highest_revision(contract.name)
+        with self._pool.connection() as connection:
+            now = self._clock()
+            state = Store(connection).lock_model(contract.name, now)
+            found = RequestStore(connection).current(contract.name, lock=True)
+            if found is None or found.id != request.id or found.state != "evaluated":
+                return
+            self._decided(connection, contract, state, found, challenger, against, published, now)
+        self._published()
+        logger.info("a request was decided", extra={"model": contract.name, "request": request.id, "against": against})
+
+    def _decided(
+        self, connection: Connection, contract: Contract, state: Model, request: Request, challenger: int,
+        against: str, published: int, now: datetime,
+    ) -> None:  # fmt: skip
+        if state.champion != request.model_version:
+            reason = f"version {request.model_version}, which it would have replaced, does not serve any more"
+            deciding.withdraw(connection, request, reason, now)
+        elif against:
+            deciding.reject(connection, contract, request, against, request.labels_judged, now)
+        elif contract.rollout.steps:
+            deciding.try_out(connection, contract, state, request, challenger, published, now)
+        else:
+            reason = "; ".join(Store(connection).decision(contract.name, challenger).reasons)
+            deciding.promote(connection, state, request, challenger, reason, published, now)
+
+    def _objections(self, model: ModelData, request: Request, challenger: int) -> str:
+        """Why a challenger must not serve, "" if nothing is against it.
+
+        Labels are amended, and taken back: what the gate has seen must still hold.
+        """
+        with self._pool.connection() as connection:
+            decision = Store(connection).decision(model.contract.name, challenger)
+            evidence = EvidenceStore(connection).get(model.contract.name, challenger)
+        if not decision.promoted:
+            return "; ".join(decision.reasons)
+        if evidence is None:
+            return "a patient whose rows judged it was erased meanwhile: it is judged anew on others"
+        changed = self._changed(model.contract, request, evidence)
+        if not changed:
+            return ""
+        again = decide(evidence.relabelled(changed))
+        if again.promoted:
+            return ""
+        reasons = "; ".join(again.reasons)
+        return f"{len(changed)} labels that it was judged on were amended or taken back since: {reasons}"
+
+    def _changed(self, contract: Contract, request: Request, evidence: Evidence) -> dict[str, int | None]:
+        """The judging rows whose label is another today, each with it, None where it has none."""
+        rows = fetch_rows(self._client, contract, limit=self._max_rows, labelled=True, since=request.judged_since)
+        today = dict(zip(rows.ids.tolist(), rows.labels.tolist(), strict=True))
+        judged = zip(evidence.ids.tolist(), evidence.newest.labels.tolist(), strict=True)
+        # Of more rows than are fetched, those that are not among them may be older.
+        whole = len(rows) < self._max_rows
+        return {id_: today.get(id_) for id_, label in judged if (id_ in today or whole) and today.get(id_) != label}
+
+    def _wait(self, request: Request, reason: str, lacking: Mapping[str, int]) -> None:
+        with self._pool.connection() as connection:
+            RequestStore(connection).wait(request.id, reason, lacking)
 
 
-def bundle(contract: Contract, challenger: Challenger) -> Bundle:
-    """What the registry keeps of a challenger."""
-    return Bundle(
-        model_name=contract.name,
-        model_version=challenger.card.model_version,
-        model=challenger.model,
-        card=msgspec.json.encode(challenger.card),
-        profile=challenger.profile,
-        known_answers=KnownAnswers(
-            inputs=tuple(
-                tuple(None if np.isnan(value) else float(value) for value in row) for row in challenger.known_inputs
-            ),
-            probabilities=tuple(float(value) for value in challenger.known_probabilities),
-            tolerance=1e-5,
-        ),
-        contract_digest=contract_digest(contract),
-        created=challenger.card.created,
-    )
+def open_scheduled(connection: Connection, contract: Contract, now: datetime) -> None:
+    """Open the request that the contract's schedule asks for by now, at most one however long nobody looked."""
+    schedule, store = contract.retraining.schedule, RequestStore(connection)
+    assert schedule is not None
+    model = Store(connection).lock_model(contract.name, now)
+    due = store.due(contract.name, schedule)
+    if due is not None and now < due:
+        return
+    store.set_due(contract.name, schedule, next_run(schedule, now))
+    if due is not None and model.champion is not None:
+        since = Store(connection).serves_since(contract.name, model.champion)
+        store.open(
+            f"schedule:{contract.name}:{due.isoformat()}", "schedule", contract.name, model.champion, since, now,
+            f"the schedule {schedule} was due at {due:%Y-%m-%d %H:%M} UTC",
+        )  # fmt: skip
+
+
+def _reason(request: Request) -> str:
+    why = {
+        "drift": f"CRITICAL drift of version {request.model_version}",
+        "follow-up": f"CRITICAL drift of version {request.model_version}, attempt {request.attempts + 1}",
+        "schedule": "the contract's schedule",
+        "manual": "somebody asked for it",
+    }
+    return why[request.cause]
 
 
 def _owns_lock(connection: Connection) -> bool:

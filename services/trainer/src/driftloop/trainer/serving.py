@@ -6,11 +6,10 @@ from datetime import datetime
 from psycopg import Connection
 
 from driftloop.common.envelope import Outgoing
-from driftloop.common.events import ArtifactRef, ModelUpdated, ServedVersion
+from driftloop.common.events import Canary, ModelUpdated, ServedVersion
 from driftloop.common.kafka.reader import read_to_end
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.topics import MODEL_UPDATES, Namespace
-from driftloop.trainer.domain.card import ModelCard
 from driftloop.trainer.store import Model, Store
 
 # Compaction keeps a key's last record, so old revisions leave the topic only by a tombstone of their own.
@@ -38,22 +37,43 @@ def revision_of(model: str, key: bytes | None) -> int:
     return int(number) if prefix == model.encode() and number.isdigit() and len(number) < 10 else 0
 
 
-def promote(
-    connection: Connection, model: Model, card: ModelCard, artifact: ArtifactRef, published: int, now: datetime
+def crown(
+    connection: Connection, model: Model, version: int, published: int, reason: str, now: datetime, old: str = "retired"
 ) -> ModelUpdated:
-    """Make a version the champion: version, state and event commit with the caller's transaction.
+    """Make a version that is on record the champion, and the one before `old`; see `serve`."""
+    Store(connection).set_champion(model.name, version, old)
+    return serve(connection, model, version, published, reason, now)
 
-    The caller holds the model's lock. `published` is the highest revision that the topic holds.
+
+def serve(
+    connection: Connection,
+    model: Model,
+    champion: int,
+    published: int,
+    reason: str,
+    now: datetime,
+    challenger: int | None = None,
+    weight: float = 0.0,
+) -> ModelUpdated:
+    """Decide what shall be served: state and event commit with the caller's transaction, under the next revision.
+
+    The caller holds the model's lock. `published` is the highest revision that the topic holds. The challenger answers
+    `weight` of the requests; where it answers none it is only heard, as the shadow.
     """
     store = Store(connection)
-    store.add_version(card, artifact, champion=True)
+    on_trial = () if challenger is None else (challenger,)
     state = ModelUpdated(
         model_name=model.name,
         revision=max(model.revision, published) + 1,
         decided_at=now,
-        champion=card.model_version,
-        versions=(ServedVersion(version=card.model_version, artifact=artifact),),
-        reason=card.reason,
+        champion=champion,
+        canary=Canary(version=challenger, weight=weight) if challenger is not None and weight > 0 else None,
+        shadow=challenger if weight == 0 else None,
+        versions=tuple(
+            ServedVersion(version=version, artifact=store.artifact(model.name, version))
+            for version in (champion, *on_trial)
+        ),
+        reason=reason,
     )
     store.set_state(state)
     emit(connection, _events(state))

@@ -10,7 +10,8 @@ from driftloop.trainer.domain.card import TrainingData
 
 ERASED_REASON = "a patient whose rows it held was erased"
 
-_LOCK = f"SELECT pg_advisory_xact_lock({0x45726173}, hashtext(current_schema()))"
+# Whoever keeps rows of patients, and whoever erases some, holds it until the end of the transaction.
+ERASURE_LOCK = f"SELECT pg_advisory_xact_lock({0x45726173}, hashtext(current_schema()))"
 _REMEMBER = """
 INSERT INTO erased_subjects AS e SELECT * FROM unnest(%s::text[], %s::timestamptz[])
 ON CONFLICT (subject) DO UPDATE SET erased_at = greatest(e.erased_at, excluded.erased_at)
@@ -71,7 +72,7 @@ class SetStore:
         """
         if subjects:
             # Either the erasure sees this set, or this set sees the erasure.
-            self._connection.execute(_LOCK)
+            self._connection.execute(ERASURE_LOCK)
         added = self._connection.execute(
             "INSERT INTO training_sets (model_name, digest, rows, labeled_rows, created_at) "
             "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
@@ -101,7 +102,7 @@ class SetStore:
 
     def erase(self, erased: Mapping[str, datetime], now: datetime) -> int:
         """Remember that subjects were erased, and when; mark every set with older rows of theirs. Returns how many."""
-        self._connection.execute(_LOCK)
+        self._connection.execute(ERASURE_LOCK)
         self._connection.execute(_REMEMBER, [list(erased), list(erased.values())])
         return self._mark(erased, now)
 

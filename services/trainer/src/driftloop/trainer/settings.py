@@ -1,13 +1,15 @@
 """Environment → frozen settings of the trainer."""
 
 from pathlib import Path
+from typing import Annotated
 
-import msgspec
+from msgspec import Meta
 
+from driftloop.common.access.settings import AccessSettings
 from driftloop.common.settings import Secret
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(AccessSettings, frozen=True, kw_only=True):
     """What the trainer is told from outside. See the README for each variable."""
 
     kafka_bootstrap_servers: str
@@ -29,4 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     check_seconds: float = 2.0
     # No more than so many of the newest labelled rows are fetched for a training set.
     max_rows: int = 100_000
+    # What one training may take: seconds, and MiB of memory with all processes that it starts.
+    training_seconds: Annotated[float, Meta(gt=0)] = 3600.0
+    training_memory_mb: Annotated[int, Meta(ge=64)] | None = None
     log_level: str = "INFO"

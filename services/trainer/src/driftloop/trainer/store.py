@@ -1,6 +1,6 @@
-"""The trainer's SQL: models, versions, revisions, requests, replicas."""
+"""The trainer's SQL: models, versions, revisions, replicas."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,8 @@ from psycopg.types.json import Jsonb
 
 from driftloop.common.events import ArtifactRef, ModelStatus, ModelUpdated
 from driftloop.trainer.domain.card import ModelCard
+from driftloop.trainer.domain.gate import GateDecision
+from driftloop.trainer.request_store import RequestStore
 
 
 @dataclass(frozen=True)
@@ -23,20 +25,10 @@ class Model:
     champion: int | None
 
 
-@dataclass(frozen=True)
-class Request:
-    """A retraining that waits. `labels_before_next` labels of the new population must be there before an attempt."""
-
-    id: int
-    model_name: str
-    model_version: int
-    changed_since: datetime
-    opened_at: datetime
-    attempts: int
-    labels_before_next: int
-    traceparent: str | None = None
-
-
+_SERVES_SINCE = """
+SELECT min(decided_at) FROM revisions WHERE model_name = %(model)s AND revision > coalesce((
+    SELECT max(revision) FROM revisions WHERE model_name = %(model)s AND (state->>'champion')::int <> %(version)s), 0)
+"""
 # A card is signed and never changes; whether its training set can be rebuilt does. NULL: written by an older release.
 _SET = """
 CASE WHEN s.digest IS NOT NULL THEN json_build_object('digest', s.digest, 'rebuildable', s.rebuildable,
@@ -79,25 +71,40 @@ class Store:
         assert row is not None
         return int(row[0])
 
-    def add_version(self, card: ModelCard, artifact: ArtifactRef, *, champion: bool) -> None:
-        """Record a version; a new champion retires the old one."""
-        if champion:
-            self._connection.execute(
-                "UPDATE versions SET status = 'retired' WHERE model_name = %s AND status = 'champion'",
-                [card.model_name],
-            )
+    def add_version(self, card: ModelCard, artifact: ArtifactRef) -> None:
+        """Record a version that was made and judged, and serves nobody yet."""
         self._connection.execute(
             "INSERT INTO versions (model_name, version, status, artifact, card, created_at) "
-            "VALUES (%s, %s, %s, %s, %s, %s)",
+            "VALUES (%s, %s, 'evaluated', %s, %s, %s)",
             [
                 card.model_name,
                 card.model_version,
-                "champion" if champion else "rejected",
                 Jsonb(msgspec.to_builtins(artifact)),
                 Jsonb(msgspec.to_builtins(card)),
                 card.created,
             ],
         )
+
+    def set_status(self, name: str, version: int, status: str) -> None:
+        """Say what became of a version."""
+        self._connection.execute(
+            "UPDATE versions SET status = %s WHERE model_name = %s AND version = %s", [status, name, version]
+        )
+
+    def set_champion(self, name: str, version: int, old: str) -> None:
+        """Make a version the champion; the one before becomes `old`."""
+        self._connection.execute(
+            "UPDATE versions SET status = %s WHERE model_name = %s AND status = 'champion' AND version <> %s",
+            [old, name, version],
+        )
+        self.set_status(name, version, "champion")
+
+    def exists(self, name: str, version: int) -> bool:
+        """Whether there is such a version."""
+        row = self._connection.execute(
+            "SELECT 1 FROM versions WHERE model_name = %s AND version = %s", [name, version]
+        ).fetchone()
+        return row is not None
 
     def artifact(self, name: str, version: int) -> ArtifactRef:
         """Where a version's bundle is. Raises LookupError."""
@@ -107,6 +114,31 @@ class Store:
         if row is None:
             raise LookupError(f"model {name!r} has no version {version}")
         return msgspec.convert(row[0], ArtifactRef)
+
+    def decision(self, name: str, version: int) -> GateDecision:
+        """What the gate said of a version that met a champion. Raises LookupError."""
+        row = self._connection.execute(
+            "SELECT card->'decision' FROM versions WHERE model_name = %s AND version = %s", [name, version]
+        ).fetchone()
+        if row is None or row[0] is None:
+            raise LookupError(f"version {version} of model {name!r} was judged by no gate")
+        return msgspec.convert(row[0], GateDecision)
+
+    def serves_since(self, name: str, champion: int) -> datetime:
+        """Since when the champion serves without a break."""
+        row = self._connection.execute(_SERVES_SINCE, {"model": name, "version": champion}).fetchone()
+        assert row is not None
+        found: datetime = row[0]
+        return found
+
+    def champion_before(self, name: str, champion: int) -> int | None:
+        """The version that served before the champion, None if there was none."""
+        row = self._connection.execute(
+            "SELECT (state->>'champion')::int FROM revisions "
+            "WHERE model_name = %s AND (state->>'champion')::int <> %s ORDER BY revision DESC LIMIT 1",
+            [name, champion],
+        ).fetchone()
+        return row[0] if row else None
 
     def set_state(self, state: ModelUpdated) -> None:
         """Make `state` what the model shall serve, and remember it."""
@@ -119,66 +151,17 @@ class Store:
             [state.model_name, state.revision, Jsonb(msgspec.to_builtins(state)), state.decided_at],
         )
 
-    # --- requests
-
-    def open_request(
-        self, event_id: str, traceparent: str | None, model: str, version: int, since: datetime, now: datetime
-    ) -> bool:
-        """Open a request unless this event opened one before or another of the model waits. Says whether it did."""
-        opened = self._connection.execute(
-            "INSERT INTO requests (model_name, model_version, event_id, traceparent, state, changed_since, opened_at) "
-            "VALUES (%s, %s, %s, %s, 'waiting', %s, %s) ON CONFLICT DO NOTHING",
-            [model, version, event_id, traceparent, since, now],
-        )
-        return opened.rowcount == 1
-
-    def move_request(self, model: str, changed_since: datetime) -> None:
-        """Let the model's waiting request count only rows from a later instant on; an earlier one changes nothing."""
-        self._connection.execute(
-            "UPDATE requests SET changed_since = greatest(changed_since, %s) "
-            "WHERE model_name = %s AND state = 'waiting'",
-            [changed_since, model],
-        )
-
-    def waiting_request(self, model: str, *, lock: bool = False) -> Request | None:
-        """The model's request that waits, if there is one."""
-        row = self._connection.execute(
-            "SELECT id, model_name, model_version, changed_since, opened_at, attempts, labels_before_next, traceparent "
-            "FROM requests WHERE model_name = %s AND state = 'waiting'" + (" FOR UPDATE" if lock else ""),
-            [model],
-        ).fetchone()
-        return Request(*row) if row else None
-
-    def close_request(self, request: int, state: str, reason: str, now: datetime) -> None:
-        """End a request: `promoted`, `withdrawn` or `superseded`."""
-        self._connection.execute(
-            "UPDATE requests SET state = %s, reason = %s, lacking = '{}', closed_at = %s WHERE id = %s",
-            [state, reason, now, request],
-        )
-
-    def keep_waiting(self, request: int, reason: str, lacking: Mapping[str, int]) -> None:
-        """Say what a request waits for."""
-        self._connection.execute(
-            "UPDATE requests SET reason = %s, lacking = %s WHERE id = %s", [reason, Jsonb(dict(lacking)), request]
-        )
-
-    def count_attempt(self, request: int, reason: str, labels_before_next: int) -> None:
-        """An attempt was rejected; the next one needs that many labels of the new population."""
-        self._connection.execute(
-            "UPDATE requests SET attempts = attempts + 1, reason = %s, labels_before_next = %s WHERE id = %s",
-            [reason, labels_before_next, request],
-        )
-
     # --- replicas
 
     def record_status(self, statuses: Sequence[ModelStatus]) -> None:
         """Keep what each replica last said of itself; an older report never replaces a newer one."""
         with self._connection.cursor() as cursor:
             cursor.executemany(
-                "INSERT INTO replicas AS r (model_name, replica, revision, model_version, since, reported_at, error) "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (model_name, replica) DO UPDATE SET "
-                "revision = excluded.revision, model_version = excluded.model_version, since = excluded.since, "
-                "reported_at = excluded.reported_at, error = excluded.error "
+                "INSERT INTO replicas AS r (model_name, replica, revision, model_version, since, reported_at, error, "
+                "refused_revision, failing) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
+                "ON CONFLICT (model_name, replica) DO UPDATE SET revision = excluded.revision, "
+                "model_version = excluded.model_version, since = excluded.since, reported_at = excluded.reported_at, "
+                "error = excluded.error, refused_revision = excluded.refused_revision, failing = excluded.failing "
                 "WHERE r.reported_at <= excluded.reported_at",
                 [
                     (
@@ -189,6 +172,8 @@ class Store:
                         one.since,
                         one.reported_at,
                         one.error,
+                        one.refused_revision,
+                        list(one.failing),
                     )
                     for one in statuses
                 ],
@@ -204,13 +189,9 @@ class Store:
                 f"card->'decision' AS decision, {_SET} WHERE v.model_name = %s ORDER BY version DESC LIMIT 50",
                 model,
             ),
-            "requests": self._rows(
-                "SELECT id, model_version, state, reason, lacking, attempts, changed_since, opened_at, closed_at "
-                "FROM requests WHERE model_name = %s ORDER BY id DESC LIMIT 50",
-                model,
-            ),
+            "requests": RequestStore(self._connection).shown(model),
             "replicas": self._rows(
-                "SELECT replica, revision, model_version, since, reported_at, error FROM replicas "
+                "SELECT replica, revision, model_version, since, reported_at, error, failing FROM replicas "
                 "WHERE model_name = %s ORDER BY reported_at DESC LIMIT 200",
                 model,
             ),

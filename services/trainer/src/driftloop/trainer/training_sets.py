@@ -63,7 +63,7 @@ def keep(
     Of a set of which a subject was erased meanwhile only the digest is kept. Raises registry.ArtifactError.
     """
     with pool.connection() as connection:
-        SetStore(connection).register(contract.name, data, _earliest(rows), clock())
+        SetStore(connection).register(contract.name, data, earliest(rows), clock())
     with pool.connection() as connection:
         store = SetStore(connection)
         kept = store.lock_rebuildable(contract.name, data.digest)
@@ -130,8 +130,8 @@ def rebuilt(contract: Contract, baseline: BaselineData, digest: str, rows: Label
     return found
 
 
-def _earliest(rows: LabeledRows) -> dict[str, datetime]:
-    """Of each subject the time of the earliest row."""
+def earliest(rows: LabeledRows) -> dict[str, datetime]:
+    """Of each known subject the time of the earliest row."""
     found: dict[str, datetime] = {}
     times = rows.times.astype("datetime64[us]").tolist()
     for subject, time in zip(rows.subjects.tolist(), times, strict=True):

@@ -75,6 +75,11 @@ class Guard:
         return found
 
 
+def caller(scope: Scope) -> str:
+    """Who sends a request, as the guard before the application knows it."""
+    return str(scope.get(CALLER, "anonymous"))
+
+
 def _request_id(headers: Sequence[Header]) -> bytes:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):

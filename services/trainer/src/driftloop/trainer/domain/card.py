@@ -83,3 +83,8 @@ def model_card(
         decision=decision,
         libraries={"python": python_version()} | {name: installed_version(name) for name in LIBRARIES},
     )
+
+
+def card_of(data: bytes) -> ModelCard:
+    """A card as a bundle carries it."""
+    return msgspec.json.decode(data, type=ModelCard)

@@ -112,7 +112,7 @@ def challenge(
         version,
         created,
         reason,
-        card.training_data(data, *((_instant(times.min()), _instant(times.max())) if len(times) else (None, None))),
+        card.training_data(data, *((instant(times.min()), instant(times.max())) if len(times) else (None, None))),
         _metrics(contract, baseline, division, champion, model),
         decide(evidence),
     )
@@ -208,7 +208,7 @@ def _profile(
     )
 
 
-def _instant(time: np.datetime64) -> datetime:
+def instant(time: np.datetime64) -> datetime:
     found = time.astype("datetime64[us]").item()
     assert isinstance(found, datetime)
     return found

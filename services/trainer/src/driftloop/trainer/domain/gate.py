@@ -278,6 +278,11 @@ def _missing(gates: Gates, newest: Paired, baseline: Paired) -> list[str]:
     reasons = []
     if len(newest) < gates.gate_labels:
         reasons.append(f"only {len(newest)} of {gates.gate_labels} newest labelled rows: wait for labels")
+    elif newest.labels.min() == newest.labels.max():
+        reasons.append(
+            f"all {len(newest)} newest labelled rows are of class {newest.labels[0]}: nothing shows what becomes of "
+            "the other, wait for labels"
+        )
     if len(baseline) == 0:
         reasons.append("no held-out baseline rows: nothing shows that the old population is still served")
     for rows, pairs in (("newest", newest), ("held-out baseline", baseline)):

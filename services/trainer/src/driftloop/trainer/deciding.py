@@ -1,0 +1,119 @@
+"""What becomes of a request: request, version, serving state and event change in one transaction, or none of them.
+
+Whoever calls these holds the model's lock, and has just read the request under it. `published` is the highest revision
+that the topic holds.
+"""
+
+from datetime import datetime
+
+from psycopg import Connection
+
+from driftloop.common import metrics
+from driftloop.common.contract import Contract
+from driftloop.trainer.domain.canary import CanaryVerdict
+from driftloop.trainer.request_store import Request, RequestStore
+from driftloop.trainer.rollout_store import Rollout, RolloutStore
+from driftloop.trainer.serving import crown, serve
+from driftloop.trainer.store import Model, Store
+
+
+def promote(
+    connection: Connection, model: Model, request: Request, challenger: int, reason: str, published: int, now: datetime
+) -> None:
+    """The challenger becomes the champion."""
+    RequestStore(connection).become(request.id, "promoted", reason, now)
+    crown(connection, model, challenger, published, reason, now)
+    metrics.RETRAININGS.labels(model.name, "promoted").inc()
+
+
+def reject(
+    connection: Connection, contract: Contract, request: Request, reason: str, labels: int, now: datetime
+) -> None:
+    """The request came to nothing, when there were `labels` labels of the new population."""
+    RequestStore(connection).become(request.id, "rejected", reason, now)
+    if request.challenger is not None:
+        Store(connection).set_status(request.model_name, request.challenger, "rejected")
+    _follow(connection, contract, request, labels, now)
+    metrics.RETRAININGS.labels(request.model_name, "rejected").inc()
+
+
+def withdraw(connection: Connection, request: Request, reason: str, now: datetime) -> None:
+    """Nobody wants the request any more. What it made stays on record, and is not served."""
+    RequestStore(connection).become(request.id, "withdrawn", reason, now)
+    if request.challenger is not None:
+        Store(connection).set_status(request.model_name, request.challenger, "abandoned")
+    metrics.RETRAININGS.labels(request.model_name, "withdrawn").inc()
+
+
+def try_out(
+    connection: Connection, contract: Contract, model: Model, request: Request, challenger: int, published: int,
+    now: datetime,
+) -> None:  # fmt: skip
+    """Begin the challenger's roll-out with the contract's first step."""
+    assert model.champion is not None
+    step = contract.rollout.steps[0]
+    reason = f"step 1 of {len(contract.rollout.steps)}: version {challenger} answers {step.weight:.0%} of the requests"
+    RequestStore(connection).become(request.id, "canary", reason, now)
+    Store(connection).set_status(model.name, challenger, "canary")
+    RolloutStore(connection).start(request.id, model.name, model.champion, challenger, now)
+    serve(connection, model, model.champion, published, reason, now, challenger, step.weight)
+
+
+def step_on(
+    connection: Connection, contract: Contract, model: Model, rollout: Rollout, rows: int, published: int, now: datetime
+) -> None:
+    """Go on to the roll-out's next step."""
+    number = rollout.step + 1
+    step = contract.rollout.steps[number]
+    reason = (
+        f"step {number + 1} of {len(contract.rollout.steps)}: version {rollout.challenger} answers "
+        f"{step.weight:.0%} of the requests"
+    )
+    RolloutStore(connection).advance(rollout.request_id, number, rows, now)
+    RequestStore(connection).say(rollout.request_id, "canary", reason, now)
+    serve(connection, model, rollout.champion, published, reason, now, rollout.challenger, step.weight)
+
+
+def accept(
+    connection: Connection, model: Model, request: Request, rollout: Rollout, verdict: CanaryVerdict | None,
+    reason: str, published: int, now: datetime,
+) -> None:  # fmt: skip
+    """The roll-out's challenger has proven itself, or somebody says so."""
+    RolloutStore(connection).end(rollout.request_id, verdict, now)
+    promote(connection, model, request, rollout.challenger, reason, published, now)
+
+
+def roll_back(
+    connection: Connection, contract: Contract, model: Model, request: Request, rollout: Rollout,
+    verdict: CanaryVerdict | None, reason: str, published: int, now: datetime,
+) -> None:  # fmt: skip
+    """The champion serves alone again."""
+    RolloutStore(connection).end(rollout.request_id, verdict, now)
+    RequestStore(connection).become(request.id, "rolled-back", reason, now)
+    Store(connection).set_status(model.name, rollout.challenger, "rolled-back")
+    serve(connection, model, rollout.champion, published, reason, now)
+    _follow(connection, contract, request, request.labels_judged, now)
+    metrics.RETRAININGS.labels(model.name, "rolled-back").inc()
+
+
+def _follow(connection: Connection, contract: Contract, request: Request, labels: int, now: datetime) -> None:
+    """While the alarm is open, a request that came to nothing is followed by one that waits for labels of its own.
+
+    Judging again on the same labels would only try its luck.
+    """
+    if request.cleared or request.cause not in ("drift", "follow-up"):
+        return
+    wanted = max(labels, request.labels_before_next) + contract.gates.gate_labels
+    RequestStore(connection).open(
+        f"follow-up:{request.id}",
+        "follow-up",
+        request.model_name,
+        request.model_version,
+        request.changed_since,
+        now,
+        f"request {request.id} came to nothing, and its alarm is still open",
+        concept_drift=request.concept_drift,
+        attempts=request.attempts + 1,
+        labels_before_next=wanted,
+        traceparent=request.traceparent,
+    )

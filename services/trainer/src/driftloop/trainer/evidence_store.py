@@ -1,0 +1,76 @@
+"""The SQL of what decisions were made from, so that each can be made again, until one of its patients is erased."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import msgspec
+from psycopg import Connection
+
+from driftloop.trainer.domain.evidence import Evidence, decide
+from driftloop.trainer.evidence_file import decode, encode
+from driftloop.trainer.set_store import ERASURE_LOCK, SetStore
+from driftloop.trainer.store import Store
+
+_REMOVE = """
+WITH gone AS (
+    DELETE FROM evidence_subjects WHERE (model_name, version) IN (
+        SELECT model_name, version FROM evidence_subjects JOIN erased_subjects USING (subject)
+        WHERE subject = ANY(%s) AND earliest < erased_at)
+    RETURNING model_name, version)
+UPDATE evidence e SET data = NULL, removed_at = %s FROM (SELECT DISTINCT * FROM gone) AS g
+WHERE (e.model_name, e.version) = (g.model_name, g.version) AND data IS NOT NULL
+"""
+
+
+class EvidenceStore:
+    """The evidence of all decisions, in one connection's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(
+        self, model: str, version: int, evidence: Evidence, subjects: Mapping[str, datetime], now: datetime
+    ) -> None:
+        """Keep a decision's evidence: `subjects` with the time of the earliest row of each.
+
+        Of evidence of which a subject was erased meanwhile only the digest is kept.
+        """
+        # Either the erasure sees this evidence, or this evidence sees the erasure.
+        self._connection.execute(ERASURE_LOCK)
+        data = encode(evidence)
+        self._connection.execute(
+            "INSERT INTO evidence (model_name, version, sha256, data) VALUES (%s, %s, %s, %s)",
+            [model, version, hashlib.sha256(data).hexdigest(), data],
+        )
+        if subjects:
+            self._connection.execute(
+                "INSERT INTO evidence_subjects (subject, model_name, version, earliest) "
+                "SELECT subject, %s, %s, earliest FROM unnest(%s::text[], %s::timestamptz[]) AS k (subject, earliest)",
+                [model, version, list(subjects), list(subjects.values())],
+            )
+            self.remove(SetStore(self._connection).erased(subjects), now)
+
+    def get(self, model: str, version: int) -> Evidence | None:
+        """A decision's evidence, None where there is none (any more)."""
+        row = self._connection.execute(
+            "SELECT data FROM evidence WHERE model_name = %s AND version = %s", [model, version]
+        ).fetchone()
+        return decode(row[0]) if row and row[0] is not None else None
+
+    def remove(self, subjects: Iterable[str], now: datetime) -> None:
+        """Forget the evidence with rows of these subjects that were erased; the caller holds ERASURE_LOCK."""
+        self._connection.execute(_REMOVE, [list(subjects), now])
+
+
+def recomputed(connection: Connection, model: str, version: int) -> dict[str, object]:
+    """A version's decision as it was made, as it is made `again` from what is stored, and whether both are the `same`.
+
+    The latter are None where the evidence was removed. Raises LookupError.
+    """
+    decision = Store(connection).decision(model, version)
+    evidence = EvidenceStore(connection).get(model, version)
+    again = None if evidence is None else decide(evidence)
+    found = {"decision": decision, "again": again, "same": None if again is None else again == decision}
+    told: dict[str, object] = msgspec.to_builtins(found)
+    return told

@@ -1,0 +1,194 @@
+"""The SQL of retraining requests: what was asked for, where it stands, and how it came there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from driftloop.trainer.domain.requests import BEFORE, ENDED, Cause, State
+
+_CURRENT = """
+SELECT id, model_name, model_version, state, cause, changed_since, opened_at, attempts, labels_before_next, tries,
+    concept_drift, challenger, labels_judged, judged_since, cleared, traceparent
+FROM requests WHERE model_name = %s AND closed_at IS NULL
+"""
+_SHOWN = """
+SELECT id, model_name, model_version, state, reason, cause, lacking, attempts, tries, challenger, changed_since,
+    opened_at, closed_at, (
+        SELECT json_agg(json_build_object('state', state, 'reason', reason, 'at', at) ORDER BY id)
+        FROM request_changes WHERE request_id = r.id) AS history
+FROM requests r WHERE %(model)s::text IS NULL OR model_name = %(model)s ORDER BY id DESC LIMIT %(limit)s
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A retraining that is not done. `labels_before_next` labels of the new population must be there to train.
+
+    `attempts` counts the requests before it that came to nothing, `tries` how often a training of this one was begun.
+    `challenger` was judged on rows predicted from `judged_since` on, when there were `labels_judged` labels of the new
+    population. `cleared`: the alarm that asked for it is over.
+    """
+
+    id: int
+    model_name: str
+    model_version: int
+    state: State
+    cause: Cause
+    changed_since: datetime
+    opened_at: datetime
+    attempts: int
+    labels_before_next: int
+    tries: int
+    concept_drift: bool
+    challenger: int | None = None
+    labels_judged: int = 0
+    judged_since: datetime | None = None
+    cleared: bool = False
+    traceparent: str | None = None
+
+
+class RequestStore:
+    """The requests of all models, in one connection's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # --- opening and ending
+
+    def open(
+        self,
+        identity: str,
+        cause: Cause,
+        model: str,
+        version: int,
+        since: datetime,
+        now: datetime,
+        reason: str,
+        *,
+        concept_drift: bool = False,
+        attempts: int = 0,
+        labels_before_next: int = 0,
+        traceparent: str | None = None,
+    ) -> int | None:
+        """Open a request; its id, or None where `identity` opened one before, or another of the model is open."""
+        row = self._connection.execute(
+            "INSERT INTO requests (event_id, cause, model_name, model_version, state, reason, changed_since, "
+            "opened_at, concept_drift, attempts, labels_before_next, traceparent) "
+            "VALUES (%s, %s, %s, %s, 'awaiting-labels', %s, %s, %s, %s, %s, %s, %s) "
+            "ON CONFLICT DO NOTHING RETURNING id",
+            [
+                identity, cause, model, version, reason, since, now,
+                concept_drift, attempts, labels_before_next, traceparent,
+            ],
+        ).fetchone()  # fmt: skip
+        if row is None:
+            return None
+        self._note(row[0], "awaiting-labels", reason, now)
+        return int(row[0])
+
+    def current(self, model: str, *, lock: bool = False) -> Request | None:
+        """The model's request that is open, if there is one."""
+        with self._connection.cursor(row_factory=class_row(Request)) as cursor:
+            return cursor.execute(_CURRENT + (" FOR UPDATE" if lock else ""), [model]).fetchone()
+
+    def become(self, request: int, state: State, reason: str, now: datetime) -> bool:
+        """Let a request be in another state. Says whether it was in one that this may follow."""
+        changed = self._connection.execute(
+            "UPDATE requests SET state = %s, reason = %s, lacking = '{}', closed_at = %s "
+            "WHERE id = %s AND state = ANY(%s)",
+            [state, reason, now if state in ENDED else None, request, list(BEFORE[state])],
+        )
+        if changed.rowcount:
+            self._note(request, state, reason, now)
+        return changed.rowcount == 1
+
+    def say(self, request: int, state: State, reason: str, now: datetime) -> None:
+        """Note something in a request's history that does not change where it stands."""
+        self._connection.execute("UPDATE requests SET reason = %s WHERE id = %s", [reason, request])
+        self._note(request, state, reason, now)
+
+    def _note(self, request: int, state: State, reason: str, now: datetime) -> None:
+        self._connection.execute(
+            "INSERT INTO request_changes (request_id, state, reason, at) VALUES (%s, %s, %s, %s)",
+            [request, state, reason, now],
+        )
+
+    # --- on the way
+
+    def wait(self, request: int, reason: str, lacking: Mapping[str, int]) -> None:
+        """Say what a request waits for; where it stands does not change."""
+        self._connection.execute(
+            "UPDATE requests SET reason = %s, lacking = %s WHERE id = %s AND closed_at IS NULL "
+            "AND (reason, lacking) IS DISTINCT FROM (%s, %s)",
+            [reason, Jsonb(dict(lacking)), request, reason, Jsonb(dict(lacking))],
+        )
+
+    def move(self, model: str, changed_since: datetime) -> None:
+        """Let the waiting request of a drift count only rows from a later instant on; an earlier changes nothing."""
+        self._connection.execute(
+            "UPDATE requests SET changed_since = greatest(changed_since, %s) "
+            "WHERE model_name = %s AND state = 'awaiting-labels' AND cause IN ('drift', 'follow-up')",
+            [changed_since, model],
+        )
+
+    def count_try(self, request: int, change: int) -> None:
+        """A training began (1), or ended by no fault of its own (-1)."""
+        self._connection.execute("UPDATE requests SET tries = tries + %s WHERE id = %s", [change, request])
+
+    def set_judged(self, request: int, challenger: int, labels: int, since: datetime | None) -> None:
+        """Say which version a request made, and what it was judged on."""
+        self._connection.execute(
+            "UPDATE requests SET challenger = %s, labels_judged = %s, judged_since = %s WHERE id = %s",
+            [challenger, labels, since, request],
+        )
+
+    def clear(self, request: int) -> None:
+        """The alarm that asked for it is over: a request that is past its training goes on, and nothing follows it."""
+        self._connection.execute("UPDATE requests SET cleared = true WHERE id = %s", [request])
+
+    # --- limits
+
+    def last_ended(self, model: str) -> datetime | None:
+        """When the model's last request that had been trained ended."""
+        row = self._connection.execute(
+            "SELECT max(closed_at) FROM requests WHERE model_name = %s AND tries > 0", [model]
+        ).fetchone()
+        return row[0] if row else None
+
+    def trainings(self, model: str, since: datetime) -> list[datetime]:
+        """When trainings of a model began, from an instant on."""
+        rows = self._connection.execute(
+            "SELECT c.at FROM request_changes c JOIN requests r ON r.id = c.request_id "
+            "WHERE c.state = 'training' AND c.at >= %s AND r.model_name = %s",
+            [since, model],
+        ).fetchall()
+        return [time for (time,) in rows]
+
+    # --- the clock
+
+    def due(self, model: str, expression: str) -> datetime | None:
+        """When a model's schedule is due next; None where this expression was never looked at."""
+        row = self._connection.execute(
+            "SELECT next_at FROM schedules WHERE model_name = %s AND expression = %s FOR UPDATE", [model, expression]
+        ).fetchone()
+        return row[0] if row else None
+
+    def set_due(self, model: str, expression: str, next_at: datetime) -> None:
+        """Remember when a model's schedule is due next."""
+        self._connection.execute(
+            "INSERT INTO schedules VALUES (%s, %s, %s) ON CONFLICT (model_name) DO UPDATE "
+            "SET expression = excluded.expression, next_at = excluded.next_at",
+            [model, expression, next_at],
+        )
+
+    # --- reading for people
+
+    def shown(self, model: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """Requests, newest first, of one model or of all, as JSON-ready values, each with its history."""
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(_SHOWN, {"model": model, "limit": limit}).fetchall()

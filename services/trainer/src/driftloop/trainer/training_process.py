@@ -1,0 +1,69 @@
+"""The training process: `python -m driftloop.trainer.training_process FOLDER` trains and judges one challenger.
+
+It is a process of its own so that a training that eats memory, hangs or crashes takes no service along.
+"""
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+from driftloop.common.logs import configure_logging
+from driftloop.trainer.bundling import bundle
+from driftloop.trainer.domain.challenger import challenge
+from driftloop.trainer.training_files import Failure, Trained, read_task, write_failure, write_trained
+
+logger = logging.getLogger(__name__)
+
+ORPHANED = 3
+
+
+def main() -> None:
+    """Do the task in the folder that is named."""
+    configure_logging("trainer", os.environ.get("DRIFTLOOP_LOG_LEVEL", "INFO"))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(sys.argv[1])
+    failure = train(folder)
+    if failure is not None:
+        write_failure(folder, failure)
+        sys.exit(1)
+
+
+def train(folder: Path) -> Failure | None:
+    """Read a task, train and judge, write what came of it. Returns why nothing did."""
+    try:
+        task = read_task(folder)
+        challenger = challenge(
+            task.contract,
+            task.baseline,
+            task.division,
+            task.reference,
+            task.champion,
+            since=task.since,
+            version=task.version,
+            created=task.created,
+            reason=task.reason,
+            concept_drift=task.concept_drift,
+        )
+        assert challenger.evidence is not None
+        write_trained(folder, Trained(bundle(task.contract, challenger), challenger.evidence))
+    except MemoryError:
+        return Failure("memory", "it ran out of memory")
+    except ValueError as error:
+        return Failure("data", str(error))
+    except Exception as error:
+        logger.exception("a training failed")
+        return Failure("internal", f"{type(error).__name__}: see the log")
+    return None
+
+
+def _end_with_parent() -> None:
+    """The trainer holds the other end of standard input: when it is gone, nobody waits for the result."""
+    while os.read(0, 1024):
+        pass
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,406 @@
+"""The life of a retraining request on a real database: its states, what limits it, and who dies in the middle."""
+
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from driftloop.common.events import SubjectErased
+from driftloop.common.registry import ArtifactMissing, Bundle, StoreUnavailable
+from driftloop.common.rows import Row
+from driftloop.trainer import training_runs
+from driftloop.trainer.request_store import RequestStore
+from driftloop.trainer.retraining import open_scheduled
+from driftloop.trainer.training_files import Trained, TrainingTask
+from driftloop.trainer.training_runs import TrainingLimits, run_training
+from tests.support.house import House
+from tests.support.trainers import CONTRACT, GATES, LATER, LabelIngest, Trainer, alarm, train_here
+from tests.support.waiting import wait_until
+
+
+def new_law(row: Row) -> bool:
+    """What the population does that the champion has not learnt."""
+    return float(row["income"] or 0) >= 500_000
+
+
+@pytest.fixture
+def trainer(house: House) -> Trainer:
+    """A trainer whose model has its first version."""
+    trainer = Trainer(house, house.pool("trainer", max_size=8))
+    trainer.first()
+    return trainer
+
+
+@pytest.fixture
+def learning(trainer: Trainer) -> Trainer:
+    """The same with labels of which a challenger learns a new law, and no guard for the old one."""
+    trainer.labels = LabelIngest(700, new_law)
+    trainer.contract = msgspec.structs.replace(
+        CONTRACT, gates=msgspec.structs.replace(GATES, train_labels=600, gate_labels=100, accepted_loss=1.0)
+    )
+    return trainer
+
+
+def history(request: dict[str, Any]) -> list[str]:
+    return [one["state"] for one in request["history"]]
+
+
+# --- from alarm to decision
+
+
+def test_a_request_goes_through_its_states_each_with_time_and_reason(learning: Trainer) -> None:
+    learning.drift()
+    request = learning.retrain()
+    assert history(request) == ["awaiting-labels", "training", "evaluated", "promoted"]
+    assert all(one["reason"] and datetime.fromisoformat(one["at"]) == LATER for one in request["history"])
+    assert (request["challenger"], learning.versions()) == (2, {1: "retired", 2: "champion"})
+    assert [(state.champion, state.revision) for state in learning.published()] == [(1, 1), (2, 2)]
+
+
+def test_a_challenger_that_is_not_better_is_rejected_and_nothing_is_published(trainer: Trainer) -> None:
+    trainer.drift()
+    request = trainer.retrain()
+    assert history(request) == ["awaiting-labels", "training", "evaluated", "rejected"]
+    assert "not proven better" in request["reason"]
+    assert trainer.versions() == {1: "champion", 2: "rejected"}
+    assert len(trainer.published()) == 1
+
+
+def test_while_the_alarm_is_open_a_rejected_request_is_followed_by_one_that_waits_for_labels_of_its_own(
+    trainer: Trainer,
+) -> None:
+    trainer.drift()
+    trainer.retrain()
+    follower, rejected = trainer.requests()
+    assert (follower["cause"], follower["state"], follower["attempts"]) == ("follow-up", "awaiting-labels", 1)
+    with trainer.retraining():
+        wait_until(lambda: "labels" in trainer.requests()[0]["lacking"], "it says what it waits for")
+    # 150 were there, and the gate's 40 must be new.
+    assert trainer.requests()[0]["lacking"]["labels"] == 40
+    trainer.labels.add(40)
+    assert trainer.retrain()["id"] == follower["id"] > rejected["id"]
+
+
+def test_a_request_whose_alarm_was_cleared_while_it_was_judged_is_followed_by_none(trainer: Trainer) -> None:
+    trainer.drift()
+    write = trainer.artifacts.write
+
+    def cleared(bundle: Bundle) -> Any:
+        with trainer.pool.connection() as connection:
+            (request,) = connection.execute("SELECT id FROM requests").fetchone() or (0,)
+            RequestStore(connection).clear(request)
+        return write(bundle)
+
+    object.__setattr__(trainer.artifacts, "write", cleared)
+    trainer.retrain()
+    assert [one["state"] for one in trainer.requests()] == ["rejected"]
+
+
+# --- who may ask, and how often
+
+
+def test_a_storm_of_alarms_opens_one_request(trainer: Trainer) -> None:
+    for number in range(50):
+        trainer.drift(event_id=f"drift:{number}")
+    (request,) = trainer.requests()
+    assert request["state"] == "awaiting-labels"
+
+
+def test_what_drift_asks_for_waits_for_the_cool_down_and_says_so(trainer: Trainer) -> None:
+    trainer.drift()
+    trainer.retrain()
+    trainer.contract = msgspec.structs.replace(
+        CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, cooldown_seconds=600)
+    )
+    trainer.labels.add(100)
+    with trainer.retraining():
+        wait_until(lambda: "cool-down" in trainer.requests()[0]["reason"], "it rests")
+    assert "until 2026-03-01 13:10:00 UTC" in trainer.requests()[0]["reason"]
+    trainer.now += timedelta(seconds=600)
+    assert trainer.retrain()["state"] == "rejected"
+
+
+def test_no_more_trainings_begin_in_a_day_than_the_contract_allows(trainer: Trainer) -> None:
+    trainer.contract = msgspec.structs.replace(
+        CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, daily_limit=1)
+    )
+    trainer.drift()
+    trainer.retrain()
+    trainer.labels.add(100)
+    with trainer.retraining():
+        wait_until(lambda: "daily limit of 1" in trainer.requests()[0]["reason"], "it waits for tomorrow")
+    trainer.now += timedelta(days=1)
+    assert trainer.retrain()["state"] == "rejected"
+
+
+def test_what_somebody_asks_for_begins_at_once_and_is_followed_by_nothing(trainer: Trainer) -> None:
+    trainer.contract = msgspec.structs.replace(
+        CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, cooldown_seconds=1e6, daily_limit=1)
+    )
+    trainer.drift()
+    trainer.retrain()
+    trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+    opened, new = trainer.operations.retrain(trainer.contract, "anna", "the lab changed its method")
+    assert new
+    request = trainer.retrain()
+    assert (request["id"], request["cause"], request["state"]) == (opened, "manual", "rejected")
+    assert request["history"][0]["reason"] == "asked for by anna: the lab changed its method"
+    assert all(one["closed_at"] for one in trainer.requests())
+
+
+def test_a_schedule_opens_one_request_each_time_that_it_is_due(trainer: Trainer) -> None:
+    contract = msgspec.structs.replace(
+        CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, schedule="0 3 * * *")
+    )
+
+    def look(hours: float) -> list[str]:
+        with trainer.pool.connection() as connection:
+            open_scheduled(connection, contract, LATER + timedelta(hours=hours))
+        return [one["cause"] for one in trainer.requests()]
+
+    # It is 13:00; at 3:00 it is due, however long nobody looks.
+    assert look(0) == look(13.9) == []
+    assert look(14.1) == look(14.2) == ["schedule"]
+    with trainer.pool.connection() as connection:
+        RequestStore(connection).become(trainer.requests()[0]["id"], "withdrawn", "a test's", LATER)
+    assert look(20) == ["schedule"]
+    assert look(24 * 5) == look(24 * 5 + 1) == ["schedule", "schedule"]
+
+
+# --- what goes wrong in the training
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, trainer: Trainer) -> Callable[..., None]:
+    """Let trainings go wrong in a way."""
+
+    def break_it(fault: str, limits: TrainingLimits = TrainingLimits(60)) -> None:
+        monkeypatch.setattr(training_runs, "MODULE", "tests.support.broken_training")
+        monkeypatch.setenv("DRIFTLOOP_TEST_TRAINING", fault)
+        trainer.run = partial(run_training, limits)
+
+    return break_it
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits", "said"),
+    [
+        ("killed", TrainingLimits(60), "it was killed by SIGKILL"),
+        ("hungry", TrainingLimits(60, 200 * 2**20), "it took more than 200 MiB of memory"),
+        ("hangs", TrainingLimits(1), "it took more than 1 s"),
+        ("silent", TrainingLimits(60), "it ended with status 7"),
+    ],
+)
+def test_a_training_that_dies_is_told_of_tried_once_more_and_then_rejected(
+    trainer: Trainer, broken: Callable[..., None], fault: str, limits: TrainingLimits, said: str
+) -> None:
+    broken(fault, limits)
+    trainer.drift()
+    request = trainer.retrain()
+    assert history(request) == ["awaiting-labels", "training", "awaiting-labels", "training", "rejected"]
+    assert f"is tried once more: {said}" in request["history"][2]["reason"]
+    assert f"no challenger could be made: {said}" in request["reason"]
+    assert (request["tries"], trainer.versions()) == (2, {1: "champion"})
+
+
+def test_rows_that_allow_no_model_are_not_tried_again(trainer: Trainer, broken: Callable[..., None]) -> None:
+    broken("data")
+    trainer.drift()
+    assert history(trainer.retrain()) == ["awaiting-labels", "training", "rejected"]
+
+
+def test_labels_of_one_class_only_end_in_a_rejection_that_says_so(trainer: Trainer) -> None:
+    trainer.labels = LabelIngest(150, lambda _row: True)
+    trainer.drift()
+    request = trainer.retrain()
+    assert request["state"] == "rejected"
+    assert "all 40 newest labelled rows are of class 1" in request["reason"]
+
+
+def test_a_training_whose_request_is_taken_back_ends(trainer: Trainer, broken: Callable[..., None]) -> None:
+    broken("hangs")
+    trainer.drift()
+    with trainer.retraining():
+        wait_until(lambda: trainer.requests()[0]["reason"] == "training: hanging", "it trains, and says at what it is")
+        trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+        wait_until(lambda: not trainings(), "the process is gone")
+    assert [one["state"] for one in trainer.requests()] == ["withdrawn"]
+
+
+def trainings() -> list[int]:
+    """The training processes that this process has."""
+    return [one.pid for one in psutil.Process().children() if any("training" in word for word in one.cmdline())]
+
+
+def test_a_training_that_ends_with_its_trainer_was_no_try(trainer: Trainer, broken: Callable[..., None]) -> None:
+    broken("hangs")
+    trainer.drift()
+    with trainer.retraining():
+        wait_until(lambda: trainer.requests()[0]["reason"] == "training: hanging", "it trains")
+    (request,) = trainer.requests()
+    assert (request["state"], request["tries"]) == ("awaiting-labels", 0)
+    assert trainings() == []
+    trainer.run = train_here
+    assert trainer.retrain()["tries"] == 1
+
+
+def test_a_process_of_its_own_makes_what_this_one_would_and_leaves_no_folder(learning: Trainer) -> None:
+    tasks: list[TrainingTask] = []
+
+    def both(task: TrainingTask, stopped: Callable[[], bool], say: Callable[[str], None]) -> Trained:
+        tasks.append(task)
+        return run_training(TrainingLimits(60), task, stopped, say)
+
+    learning.run = both
+    learning.drift()
+    assert learning.retrain()["state"] == "promoted"
+    (task,) = tasks
+    there = run_training(TrainingLimits(60), task, lambda: False, lambda _text: None)
+    here = train_here(task, lambda: False, lambda _text: None)
+    assert there.bundle == here.bundle
+    assert there.evidence.digest == here.evidence.digest
+    assert list(Path(tempfile.gettempdir()).glob(f"{training_runs.PREFIX}{psutil.Process().pid}-*")) == []
+
+
+# --- who dies in the middle
+
+
+def interrupted(trainer: Trainer, tries: int) -> None:
+    """A trainer died while it trained for the newest request, for the nth time."""
+    (request, *_) = trainer.requests()
+    with trainer.pool.connection() as connection:
+        store = RequestStore(connection)
+        assert store.become(request["id"], "training", "a test's", trainer.now)
+        store.count_try(request["id"], tries)
+
+
+def test_a_training_in_whose_middle_the_trainer_died_is_begun_anew(trainer: Trainer) -> None:
+    trainer.drift()
+    interrupted(trainer, 1)
+    states = history(trainer.retrain())
+    assert states == ["awaiting-labels", "training", "awaiting-labels", "training", "evaluated", "rejected"]
+
+
+def test_a_trainer_that_dies_at_each_of_two_trainings_is_not_made_to_die_for_ever(trainer: Trainer) -> None:
+    trainer.drift()
+    interrupted(trainer, 2)
+    found = trainer.retrain()
+    assert (found["state"], found["reason"]) == (
+        "rejected",
+        "no challenger could be made: the trainer ended in the middle of it",
+    )
+
+
+def test_what_was_judged_before_the_trainer_died_is_decided_by_the_next(learning: Trainer) -> None:
+    learning.drift()
+    write = learning.artifacts.write
+
+    def then_alone(bundle: Bundle) -> Any:
+        learning.labels.down = True
+        return write(bundle)
+
+    object.__setattr__(learning.artifacts, "write", then_alone)
+    assert learning.retrain("evaluated")["challenger"] == 2
+    with learning.retraining():
+        wait_until(lambda: "waiting for label-ingest" in learning.requests()[0]["reason"], "it says what it waits for")
+    learning.labels.down = False
+    assert learning.retrain()["state"] == "promoted"
+    assert [state.champion for state in learning.published()] == [1, 2]
+
+
+def test_two_trainers_at_once_promote_once(learning: Trainer) -> None:
+    learning.drift()
+    with learning.retraining():
+        request = learning.retrain()
+    assert history(request) == ["awaiting-labels", "training", "evaluated", "promoted"]
+    assert len(learning.published()) == 2
+
+
+# --- what changes meanwhile
+
+
+def test_labels_that_are_taken_back_between_training_and_promotion_count_no_more(learning: Trainer) -> None:
+    learning.drift()
+    write = learning.artifacts.write
+
+    def taken_back(bundle: Bundle) -> Any:
+        # All but ten of those that the gate has seen.
+        learning.labels.taken_back = set(learning.labels.ids[-90:])
+        return write(bundle)
+
+    object.__setattr__(learning.artifacts, "write", taken_back)
+    request = learning.retrain()
+    assert request["state"] == "rejected"
+    assert request["reason"].startswith("90 labels that it was judged on were amended or taken back since: only 10 of")
+    assert learning.versions() == {1: "champion", 2: "rejected"}
+
+
+def test_a_challenger_one_of_whose_judges_was_erased_meanwhile_does_not_serve(learning: Trainer) -> None:
+    learning.drift()
+    subject = learning.labels.ids[-1].removeprefix("p-")
+    write = learning.artifacts.write
+
+    def erased(bundle: Bundle) -> Any:
+        learning.hear(SubjectErased(subject=subject, erased_at=LATER, predictions=1))
+        return write(bundle)
+
+    object.__setattr__(learning.artifacts, "write", erased)
+    request = learning.retrain()
+    assert (request["state"], "was erased meanwhile" in request["reason"]) == ("rejected", True)
+
+
+def test_a_champion_that_was_exchanged_by_hand_is_not_replaced(learning: Trainer) -> None:
+    learning.drift()
+    learning.retrain()
+    learning.drift(alarm(version=2), "drift:2")
+    learning.operations.roll_back(learning.contract, "anna", "complaints")
+    assert [one["state"] for one in learning.requests()] == ["withdrawn", "promoted"]
+
+
+# --- what is away
+
+
+def test_a_champion_whose_artifact_is_gone_is_waited_for(learning: Trainer) -> None:
+    learning.drift()
+    fetch = learning.artifacts.fetch
+
+    def gone(*_: object) -> Bundle:
+        raise ArtifactMissing("version 1 is not where it was: restore it")
+
+    object.__setattr__(learning.artifacts, "fetch", gone)
+    with learning.retraining():
+        wait_until(lambda: "restore it" in learning.requests()[0]["reason"], "it says what is missing")
+    assert history(learning.requests()[0]) == ["awaiting-labels"]
+    object.__setattr__(learning.artifacts, "fetch", fetch)
+    assert learning.retrain()["state"] == "promoted"
+
+
+def test_a_full_store_is_waited_for_without_training_again(learning: Trainer) -> None:
+    learning.drift()
+    write = learning.artifacts.write
+    refused: list[str] = []
+
+    def full(bundle: Bundle) -> Any:
+        if len(refused) < 3:
+            refused.append(learning.requests()[0]["state"])
+            raise StoreUnavailable("no space left: make room")
+        return write(bundle)
+
+    object.__setattr__(learning.artifacts, "write", full)
+    request = learning.retrain()
+    assert (refused, request["state"], request["tries"]) == (["training"] * 3, "promoted", 1)
+
+
+def test_a_label_ingest_that_is_away_is_waited_for_and_named(learning: Trainer) -> None:
+    learning.drift()
+    learning.labels.down = True
+    with learning.retraining():
+        wait_until(lambda: "label-ingest" in learning.requests()[0]["reason"], "it says who is away")
+    learning.labels.down = False
+    assert learning.retrain()["state"] == "promoted"

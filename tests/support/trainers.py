@@ -1,0 +1,240 @@
+"""A trainer's parts on a real database, with a label-ingest whose rows a test decides."""
+
+import io
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from driftloop.common import registry
+from driftloop.common.contract import Contract
+from driftloop.common.events import DriftDetected, ModelUpdated
+from driftloop.common.keys import load_public_keys
+from driftloop.common.postgres.pool import Pool
+from driftloop.common.rows import Row
+from driftloop.trainer import handlers
+from driftloop.trainer.domain.challenger import BaselineData
+from driftloop.trainer.first import train_first
+from driftloop.trainer.operations import Operations
+from driftloop.trainer.request_store import RequestStore
+from driftloop.trainer.retraining import Artifacts, ModelData, RetrainingWorker
+from driftloop.trainer.rolling_out import RolloutWorker
+from driftloop.trainer.store import Store
+from driftloop.trainer.training_files import Trained, TrainingTask, read_trained, write_task
+from driftloop.trainer.training_process import train
+from driftloop.trainer.training_runs import RunTraining, TrainingFailed
+from driftloop.trainer.training_sets import SetFiles
+from tests.support.house import House
+from tests.support.models import shipped
+from tests.support.predictions import START, rows_like
+from tests.support.waiting import wait_until
+
+LOAN = shipped("loan", trees=5)
+GATES = msgspec.structs.replace(
+    LOAN.contract.gates, train_labels=60, gate_labels=40, reference_rows_min=50, reference_rows_max=100
+)
+RESTLESS = msgspec.structs.replace(LOAN.contract.retraining, cooldown_seconds=0)
+# A model that is trained in a moment, again and again, and at once.
+CONTRACT = msgspec.structs.replace(LOAN.contract, gates=GATES, retraining=RESTLESS)
+BASELINE = BaselineData.of(CONTRACT, LOAN.values, LOAN.labels)
+NAME = CONTRACT.name
+LATER = START + timedelta(hours=1)
+
+
+def alarm(
+    version: int = 1,
+    severity: str = "CRITICAL",
+    change: str = "opened",
+    verdict: str | None = None,
+    since: datetime = START,
+    **more: object,
+) -> DriftDetected:
+    """What the monitor says of a version."""
+    return msgspec.convert(
+        {
+            "model_name": NAME, "model_version": version, "change": change, "severity": severity,
+            "verdict": verdict or severity, "window_start": START, "window_end": START + timedelta(minutes=1),
+            "detected_at": START, "features": (), "changed_since": since,
+        } | more,
+        DriftDetected,
+    )  # fmt: skip
+
+
+class LabelIngest:
+    """label-ingest as the trainer sees it: `n` labelled rows of as many subjects, a second apart, newest first.
+
+    `law` makes the labels of rows; `taken_back` are predictions without one. While `down`, it does not answer.
+    """
+
+    def __init__(self, n: int, law: Callable[[Row], bool] | None = None, contract: Contract = CONTRACT) -> None:
+        self._contract = contract
+        self._law = law
+        self._random = np.random.default_rng(3)
+        self._cases: list[tuple[datetime, str, Row, int]] = []
+        self.taken_back: set[str] = set()
+        self.down = False
+        self.add(n)
+
+    def add(self, n: int) -> None:
+        """So many more labelled rows, newer than all."""
+        for row in rows_like(self._contract, self._random, n):
+            number = len(self._cases)
+            label = number % 2 if self._law is None else int(self._law(row))
+            self._cases.append((START + timedelta(seconds=number + 1), f"{number:032x}", row, label))
+
+    @property
+    def ids(self) -> list[str]:
+        """The predictions, oldest first."""
+        return [f"p-{subject}" for _time, subject, _row, _label in self._cases]
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        """Answer `GET /v1/rows`."""
+        if self.down:
+            raise httpx.ConnectError("nobody listens", request=request)
+        since = datetime.fromisoformat(request.url.params.get("since", START.isoformat()))
+        labelled = request.url.params["labelled"] == "true"
+        rows = [self._row(*case) for case in reversed(self._cases) if case[0] >= since]
+        rows = [one for one in rows if not labelled or one["label"] is not None][: int(request.url.params["limit"])]
+        table = pa.Table.from_pylist(rows, schema=self._schema())
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return httpx.Response(200, content=sink.getvalue())
+
+    def _schema(self) -> pa.Schema:
+        return pa.Table.from_pylist([self._row(*case) for case in self._cases[:1]]).schema
+
+    def _row(self, time: datetime, subject: str, row: Row, label: int) -> dict[str, object]:
+        name = f"p-{subject}"
+        known = {"prediction_id": name, "predicted_at": time, "subject": subject}
+        return known | {"label": None if name in self.taken_back else label} | {
+            f"feature.{feature}": value for feature, value in row.items()
+        }  # fmt: skip
+
+
+def train_here(task: TrainingTask, _stopped: Callable[[], bool], _say: Callable[[str], None]) -> Trained:
+    """Train as the training process does, but in this one, which has all the libraries already."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_task(folder, task)
+        failure = train(folder)
+        if failure is not None:
+            raise TrainingFailed(failure)
+        return read_trained(folder, task.contract.name, task.version)
+
+
+@dataclass
+class Trainer:
+    """The trainer of one model; `now` is its clock. `artifacts` may be exchanged for those that fail."""
+
+    house: House
+    pool: Pool
+    labels: LabelIngest = field(default_factory=lambda: LabelIngest(150))
+    contract: Contract = CONTRACT
+    now: datetime = LATER
+    run: RunTraining = field(default_factory=lambda: train_here)
+    artifacts: Artifacts = field(init=False)
+    sets: SetFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the keys before several threads ask for them."""
+        assert self.house.signing_key.key_id
+        trusted = load_public_keys(self.house.trusted_keys)
+        self.artifacts = Artifacts(
+            self.house.register, lambda ref, model, version: registry.fetch_bundle(ref, model, version, trusted)
+        )
+        self.sets = SetFiles((self.house.folder / "sets").as_uri())
+
+    def first(self) -> None:
+        """Train version 1."""
+        train_first(self.pool, self.contract, BASELINE, self.artifacts, lambda _m: 0, lambda: START, lambda _t: None)
+
+    def drift(self, event: DriftDetected | None = None, event_id: str = "drift:1") -> None:
+        """An event of the monitor's comes."""
+        with self.pool.connection() as connection:
+            handlers.on_drift(connection, lambda: self.now, event_id, event or alarm())
+
+    def hear(self, *events: object) -> None:
+        """Events of the topic of labels come."""
+        with self.pool.connection() as connection:
+            handlers.on_labels(connection, lambda: self.now, events)
+
+    @contextmanager
+    def retraining(self) -> Iterator[RetrainingWorker]:
+        """The worker, at work for the time of a block."""
+        stop = threading.Event()
+        transport = httpx.MockTransport(self.labels)
+        with httpx.Client(base_url="http://label-ingest", transport=transport) as client:
+            worker = RetrainingWorker(
+                pool=self.pool, models={NAME: ModelData(self.contract, BASELINE)}, client=client,
+                artifacts=Artifacts(
+                    lambda bundle: self.artifacts.write(bundle),
+                    lambda ref, model, version: self.artifacts.fetch(ref, model, version),
+                ),
+                sets=self.sets, highest_revision=lambda _m: 1, clock=lambda: self.now, published=lambda: None,
+                check_seconds=0.05, max_rows=1000, run=self.run,
+            )  # fmt: skip
+            with ThreadPoolExecutor(1) as executor:
+                running = executor.submit(worker.run, stop)
+                try:
+                    yield worker
+                finally:
+                    stop.set()
+                    running.result(timeout=60)
+
+    def retrain(self, *states: str) -> dict[str, Any]:
+        """Let the worker work until the newest request that it began with is in one of these states."""
+        wanted = states or ("promoted", "rejected", "canary")
+        (request, *_) = self.requests()
+        with self.retraining():
+            return wait_until(
+                lambda: next(
+                    (one for one in self.requests() if one["id"] == request["id"] and one["state"] in wanted), None
+                ),
+                f"the request is one of {wanted}",
+            )
+
+    def roll_out(self) -> None:
+        """One look of the roll-out worker."""
+        worker = RolloutWorker(
+            pool=self.pool, contracts={NAME: self.contract}, highest_revision=lambda _m: 1, clock=lambda: self.now,
+            published=lambda: None, check_seconds=0.05,
+        )  # fmt: skip
+        worker.round(threading.Event())
+
+    @property
+    def operations(self) -> Operations:
+        """The orders that people give."""
+        return Operations(self.pool, lambda _m: 1, lambda: self.now, lambda: None)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """All requests, newest first."""
+        with self.pool.connection() as connection:
+            return RequestStore(connection).shown(NAME)
+
+    def versions(self) -> dict[int, str]:
+        """What became of each version."""
+        with self.pool.connection() as connection:
+            return {one["version"]: one["status"] for one in Store(connection).overview(NAME)["versions"]}
+
+    def published(self) -> list[ModelUpdated]:
+        """Every serving state that was decided, in order."""
+        return [
+            msgspec.json.decode(value, type=ModelUpdated)
+            for (value,) in self.rows("SELECT value FROM outbox WHERE topic = 'model-updates' ORDER BY id")
+        ]
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        with self.pool.connection() as connection:
+            return connection.execute(query.encode(), values).fetchall()
