@@ -1,4 +1,7 @@
-"""What was signed is what is fetched, whole; anything else is refused with its reason."""
+"""What was signed is what is fetched, whole; anything else is refused with its reason. Here: in a folder.
+
+What every store must do is asked in tests/contract/test_store.py.
+"""
 
 import base64
 import hashlib
@@ -66,12 +69,6 @@ def place(tmp_path: Path) -> Place:
 # Writing
 
 
-def test_what_is_written_is_fetched(place: Place) -> None:
-    ref = place.write()
-    assert place.fetch(ref) == BUNDLE
-    assert ref.uri == place.folder().as_uri()
-
-
 def test_a_version_is_five_files_and_nothing_is_left_beside_it(place: Place) -> None:
     place.write()
     assert sorted(os.listdir(place.folder())) == sorted(FILES)
@@ -100,34 +97,12 @@ def test_writing_the_same_again_changes_nothing(place: Place) -> None:
     assert (place.folder() / "model.onnx").stat().st_mtime_ns == before
 
 
-def test_a_version_never_changes(place: Place) -> None:
-    ref = place.write()
-    with pytest.raises(registry.ArtifactConflict, match="version 1 of model 'diabetes' is there already"):
-        place.write(small_bundle(CONTRACT, weight=0.2))
-    assert place.fetch(ref) == BUNDLE
-
-
-def test_versions_and_models_live_side_by_side(place: Place) -> None:
-    loan = small_bundle(shipped("loan").contract)
-    first, second, other = place.write(), place.write(small_bundle(CONTRACT, version=2)), place.write(loan)
-    assert [place.fetch(first).model_version, place.fetch(second, version=2).model_version] == [1, 2]
-    assert fetch_bundle(other, "loan", 1, place.trusted) == loan
-
-
 def test_what_a_writer_that_died_left_is_discarded(place: Place) -> None:
     half = place.root / "diabetes" / ".unfinished-1"
     half.mkdir(parents=True)
     (half / "model.onnx").write_bytes(BUNDLE.model[:10])
     assert place.fetch(place.write()) == BUNDLE
     assert not half.exists()
-
-
-def test_a_half_written_version_is_neither_used_nor_mended_in_silence(place: Place) -> None:
-    ref = place.write()
-    (place.folder() / "profile.json").unlink()
-    assert place.reason(ref) == "missing"
-    with pytest.raises(registry.ArtifactConflict, match="other or incomplete content"):
-        place.write()
 
 
 def test_a_disk_that_fails_in_the_middle_leaves_no_version(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,45 +226,6 @@ def test_nothing_is_opened_before_the_signature_was_verified(place: Place, tmp_p
 # Content
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize(
-    "tamper",
-    [
-        lambda data: bytes([data[0] ^ 1]) + data[1:],
-        lambda data: data[:-1],
-        lambda data: data + b"\n",
-        lambda data: b"",
-    ],
-    ids=["flipped", "truncated", "extended", "emptied"],
-)
-def test_a_changed_file_is_refused(place: Place, name: str, tamper: Callable[[bytes], bytes]) -> None:
-    ref = place.write()
-    path = place.folder() / name
-    path.write_bytes(tamper(path.read_bytes()))
-    assert place.reason(ref) == "digest"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_may_come_later(place: Place, name: str) -> None:
-    ref = place.write()
-    (place.folder() / name).unlink()
-    with pytest.raises(registry.ArtifactMissing, match="is not there: check") as refused:
-        place.fetch(ref)
-    assert refused.value.reason == "missing"
-    assert refused.value.transient
-
-
-def test_a_missing_store_may_come_later(place: Place) -> None:
-    ref = place.write()
-    shutil.rmtree(place.root)
-    assert place.reason(ref) == "missing"
-
-
-@pytest.mark.parametrize("limit", [0, 100])
-def test_more_than_the_limit_is_refused(place: Place, limit: int) -> None:
-    assert place.reason(place.write(), size_limit=limit) == "too_large"
-
-
 def test_exactly_the_limit_is_accepted(place: Place) -> None:
     ref = place.write()
     size = sum((place.folder() / name).stat().st_size for name in FILES if name != "manifest.json")
@@ -327,15 +263,6 @@ def test_a_signed_manifest_of_another_form_is_refused(place: Place, change: dict
     path.write_bytes(msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | change))
     with pytest.raises(registry.ArtifactMalformed, match=message):
         place.fetch(place.resigned(ref))
-
-
-def test_a_manifest_cannot_name_a_file_elsewhere(place: Place) -> None:
-    ref = place.write()
-    path = place.folder() / "manifest.json"
-    manifest = msgspec.json.decode(path.read_bytes())
-    manifest["files"]["../../../../etc/passwd"] = manifest["files"].pop("card.json")
-    path.write_bytes(msgspec.json.encode(manifest))
-    assert place.reason(place.resigned(ref)) == "format"
 
 
 # Places
@@ -415,8 +342,8 @@ def test_a_root_that_is_no_absolute_uri_is_refused(place: Place, uri: str) -> No
 
 
 def test_an_unknown_scheme_lists_those_supported_and_shows_no_password(place: Place) -> None:
-    ref = msgspec.structs.replace(place.write(), uri="s3://user:password@bucket/diabetes/1")
-    with pytest.raises(registry.ArtifactMalformed, match="'s3' scheme: supported are file://") as refused:
+    ref = msgspec.structs.replace(place.write(), uri="ftp://user:password@bucket/diabetes/1")
+    with pytest.raises(registry.ArtifactMalformed, match="'ftp' scheme: supported are abfs://, file://") as refused:
         place.fetch(ref)
     assert "password" not in str(refused.value)
 
@@ -433,24 +360,6 @@ def test_a_root_that_is_a_file_is_refused(place: Place) -> None:
 
 
 # --- single files, which may be deleted
-
-
-def test_an_object_is_replaced_read_and_deleted(tmp_path: Path) -> None:
-    root = (tmp_path / "objects").as_uri()
-    for data in (b"first", b"second, longer"):
-        registry.write_object(root, "loan", "a.arrow", data)
-        assert registry.read_object(root, "loan", "a.arrow") == data
-    registry.delete_object(root, "loan", "a.arrow")
-    registry.delete_object(root, "loan", "a.arrow")
-    with pytest.raises(registry.ArtifactMissing):
-        registry.read_object(root, "loan", "a.arrow")
-
-
-def test_an_object_that_is_too_long_is_not_read(tmp_path: Path) -> None:
-    registry.write_object(tmp_path.as_uri(), "loan", "a.arrow", b"1234")
-    assert registry.read_object(tmp_path.as_uri(), "loan", "a.arrow", size_limit=4) == b"1234"
-    with pytest.raises(registry.ArtifactTooLarge):
-        registry.read_object(tmp_path.as_uri(), "loan", "a.arrow", size_limit=3)
 
 
 def test_a_link_leads_no_object_out_of_its_folder(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from driftloop.common import keys, registry
 from driftloop.common.contract import Contract, ContractError, baseline_path, load_contracts
 from driftloop.common.events import ArtifactRef
 from driftloop.common.rows import read_baseline, validator
+from driftloop.common.settings import SettingsError
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.retraining import Artifacts, ModelData
 from driftloop.trainer.settings import Settings
@@ -33,7 +34,8 @@ def load_baseline(path: Path, contract: Contract) -> BaselineData:
 
 
 def open_artifacts(settings: Settings) -> Artifacts:
-    """The registry, with the key that signs and the keys that are trusted. Raises keys.KeyFileError."""
+    """The registry, with the key that signs and the keys that are trusted. Raises keys.KeyFileError, SettingsError."""
+    _check("DRIFTLOOP_ARTIFACTS", settings.artifacts)
     signing = keys.load_signing_key(settings.signing_key)
     trusted = keys.load_public_keys(settings.trusted_keys)
 
@@ -47,5 +49,18 @@ def open_artifacts(settings: Settings) -> Artifacts:
 
 
 def set_files(settings: Settings) -> SetFiles:
-    """Where training sets are kept. Beside the artifacts no model can be in the way: no name begins with a dot."""
-    return SetFiles(settings.training_sets or f"{settings.artifacts.rstrip('/')}/.training-sets")
+    """Where training sets are kept. Beside the artifacts no model can be in the way: no name begins with a dot.
+
+    Raises SettingsError.
+    """
+    root = settings.training_sets or f"{settings.artifacts.rstrip('/')}/.training-sets"
+    _check("DRIFTLOOP_TRAINING_SETS", root)
+    return SetFiles(root)
+
+
+def _check(variable: str, uri: str) -> None:
+    # Now, not when a challenger has been trained for an hour.
+    try:
+        registry.check_uri(uri)
+    except registry.ArtifactError as error:
+        raise SettingsError(f"{variable}: {error}") from error

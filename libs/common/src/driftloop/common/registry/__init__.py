@@ -22,6 +22,7 @@ from driftloop.common.registry.bundle import (
     check_size,
     checked,
     from_files,
+    plain,
     read_manifest,
     sha256,
     to_files,
@@ -34,9 +35,28 @@ from driftloop.common.registry.errors import (
     ArtifactTooLarge,
     DigestMismatch,
     SignatureInvalid,
+    StoreForbidden,
     StoreUnavailable,
 )
-from driftloop.common.registry.files import delete_file, keep_file, kept_file, read_file, write_folder
+from driftloop.common.registry.files import (
+    check_folder,
+    delete_file,
+    drop_folder,
+    keep_file,
+    kept_file,
+    read_file,
+    write_folder,
+)
+from driftloop.common.registry.objects import (
+    SCHEMES,
+    check_place,
+    delete_kept_object,
+    drop_objects,
+    keep_object,
+    kept_object,
+    read_version_object,
+    write_objects,
+)
 
 __all__ = [
     "SIZE_LIMIT",
@@ -50,8 +70,11 @@ __all__ = [
     "DigestMismatch",
     "KnownAnswers",
     "SignatureInvalid",
+    "StoreForbidden",
     "StoreUnavailable",
+    "check_uri",
     "delete_object",
+    "delete_version",
     "fetch_bundle",
     "read_object",
     "write_bundle",
@@ -64,14 +87,25 @@ URI_LIMIT = 2000
 class Store(NamedTuple):
     """How one URI scheme keeps versions, and single files that may be deleted: see `files` for what each must do."""
 
+    check: Callable[[str], None]
     write: Callable[[str, str, int, Mapping[str, bytes]], str]
-    read: Callable[[str, str, int, str, int], bytes]
+    read: Callable[[str, str, int, str, str, int], bytes]
+    drop: Callable[[str, str, int], None]
     keep: Callable[[str, str, str, bytes], None]
     kept: Callable[[str, str, str, int], bytes]
     delete: Callable[[str, str, str], None]
 
 
-STORES: Mapping[str, Store] = {"file": Store(write_folder, read_file, keep_file, kept_file, delete_file)}
+FOLDER = Store(check_folder, write_folder, read_file, drop_folder, keep_file, kept_file, delete_file)
+OBJECTS = Store(
+    check_place, write_objects, read_version_object, drop_objects, keep_object, kept_object, delete_kept_object
+)
+STORES: Mapping[str, Store] = {"file": FOLDER} | dict.fromkeys(SCHEMES, OBJECTS)
+
+
+def check_uri(root_uri: str) -> None:
+    """Raises ArtifactMalformed where nothing can be kept under a URI because of how it is written."""
+    _store(root_uri).check(root_uri)
 
 
 def write_bundle(root_uri: str, bundle: Bundle, key: keys.SigningKey, *, size_limit: int = SIZE_LIMIT) -> ArtifactRef:
@@ -102,20 +136,28 @@ def fetch_bundle(
     check_size(manifest, size_limit)
     # One byte more than there may be shows a file that is too long.
     files = {
-        name: checked(manifest, name, store.read(ref.uri, model, version, name, entry.size + 1))
+        name: checked(manifest, name, store.read(ref.uri, model, version, name, entry.sha256, entry.size + 1))
         for name, entry in manifest.files.items()
     }
     return from_files(manifest, files)
 
 
+def delete_version(uri: str, model: str, version: int) -> None:
+    """Delete the files of a version at `uri`, so that no half of it is ever read; again is no error.
+
+    Raises ArtifactError: ArtifactMissing where the root or bucket itself is not there, StoreUnavailable.
+    """
+    _store(uri).drop(uri, model, version)
+
+
 def write_object(root_uri: str, folder: str, name: str, data: bytes) -> None:
     """Keep `data` as `<root_uri>/<folder>/<name>`, unsigned, until it is replaced or deleted. Raises ArtifactError."""
-    _store(root_uri).keep(root_uri, folder, name, data)
+    _object_store(root_uri, folder, name).keep(root_uri, folder, name, data)
 
 
 def read_object(root_uri: str, folder: str, name: str, *, size_limit: int = SIZE_LIMIT) -> bytes:
     """What `write_object` kept. Raises ArtifactError: ArtifactMissing, ArtifactTooLarge, StoreUnavailable."""
-    data = _store(root_uri).kept(root_uri, folder, name, size_limit + 1)
+    data = _object_store(root_uri, folder, name).kept(root_uri, folder, name, size_limit + 1)
     if len(data) > size_limit:
         raise ArtifactTooLarge(f"{folder}/{name} in {root_uri!r} has more than {size_limit} bytes: raise the limit")
     return data
@@ -123,7 +165,7 @@ def read_object(root_uri: str, folder: str, name: str, *, size_limit: int = SIZE
 
 def delete_object(root_uri: str, folder: str, name: str) -> None:
     """Delete what `write_object` kept, and what it left half written; again is no error. Raises ArtifactError."""
-    _store(root_uri).delete(root_uri, folder, name)
+    _object_store(root_uri, folder, name).delete(root_uri, folder, name)
 
 
 def _store(uri: str) -> Store:
@@ -137,6 +179,13 @@ def _store(uri: str) -> Store:
         supported = ", ".join(f"{name}://" for name in sorted(STORES))
         raise ArtifactMalformed(f"an artifact URI with {shown} scheme: supported are {supported}")
     return store
+
+
+def _object_store(root_uri: str, folder: str, name: str) -> Store:
+    for one in (folder, name):
+        if not plain(one):
+            raise ArtifactMalformed(f"{one!r} is no name of a file or folder: use letters, digits and . _ = + , ~ -")
+    return _store(root_uri)
 
 
 def _statement(model: str, version: int, digest: str) -> bytes:
@@ -165,7 +214,7 @@ def _verify_signature(ref: ArtifactRef, model: str, version: int, public_keys: k
 
 
 def _fetch_manifest(store: Store, ref: ArtifactRef, model: str, version: int) -> Manifest:
-    data = store.read(ref.uri, model, version, MANIFEST, MANIFEST_LIMIT + 1)
+    data = store.read(ref.uri, model, version, MANIFEST, ref.sha256, MANIFEST_LIMIT + 1)
     if len(data) > MANIFEST_LIMIT:
         raise ArtifactTooLarge(f"{ref.uri!r}: {MANIFEST} has more than {MANIFEST_LIMIT} bytes: restore it")
     if sha256(data) != ref.sha256:

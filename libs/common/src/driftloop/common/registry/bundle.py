@@ -5,6 +5,7 @@ is what gets signed, so it vouches for all the others.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
@@ -31,6 +32,8 @@ CONTENTS = (MODEL, CARD, PROFILE, KNOWN_ANSWERS)
 ModelVersion = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 T = TypeVar("T")
+
+_PLAIN = re.compile(r"[A-Za-z0-9._=+,~-]{1,255}")
 
 
 class KnownAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +78,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def sha256(data: bytes) -> str:
     """The digest as manifests and references write it."""
     return hashlib.sha256(data).hexdigest()
+
+
+def plain(name: str) -> bool:
+    """Whether a name means one file or folder, below any other, and the same to every kind of store."""
+    return _PLAIN.fullmatch(name) is not None and name not in (".", "..")
 
 
 def to_files(bundle: Bundle) -> dict[str, bytes]:

@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+# What else may have become of files that are not there.
+DELETED = "that the trainer did not delete it (`files_deleted_at` in its list of versions): then serve another version"
+
 
 class ArtifactError(Exception):
     """An artifact cannot be used. `reason` is a code for metrics and status, the text names artifact and remedy.
@@ -51,7 +54,21 @@ class StoreUnavailable(ArtifactError):
     transient = True
 
 
+class StoreForbidden(StoreUnavailable):
+    """The store does not let us in. Still worth another try: rights are mended without a new version."""
+
+    reason = "forbidden"
+
+
 class ArtifactConflict(ArtifactError):
     """The version exists already with other content; a version is immutable."""
 
     reason = "conflict"
+
+
+def conflict(model: str, version: int) -> ArtifactConflict:
+    """What whoever writes a version is told where another is in its place."""
+    return ArtifactConflict(
+        f"version {version} of model {model!r} is there already with other or incomplete content: a version never"
+        " changes, register this one under the next number"
+    )

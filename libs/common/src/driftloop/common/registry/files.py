@@ -15,11 +15,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from driftloop.common.registry.errors import (
-    ArtifactConflict,
+    DELETED,
     ArtifactError,
     ArtifactMalformed,
     ArtifactMissing,
     StoreUnavailable,
+    conflict,
 )
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -27,6 +28,11 @@ _UNFINISHED = ".unfinished-"
 _LOCK = ".lock"
 # How an open that follows no link fails at one: at a file, and at a folder.
 _NOT_PLAIN = (errno.ELOOP, errno.ENOTDIR)
+
+
+def check_folder(uri: str) -> None:
+    """Raises ArtifactMalformed where a `file` URI is no absolute path on this machine."""
+    _path(uri)
 
 
 def write_folder(root_uri: str, model: str, version: int, files: Mapping[str, bytes]) -> str:
@@ -55,14 +61,12 @@ def write_folder(root_uri: str, model: str, version: int, files: Mapping[str, by
     return (root / model / str(version)).as_uri()
 
 
-def read_file(uri: str, model: str, version: int, name: str, limit: int) -> bytes:
+def read_file(uri: str, model: str, version: int, name: str, _digest: str, limit: int) -> bytes:
     """The first `limit` bytes of one file of the version at `uri`.
 
     Raises ArtifactMissing, ArtifactMalformed where the URI or the file is not what it must be, StoreUnavailable.
     """
-    path = _path(uri)
-    if path.parts[-2:] != (model, str(version)):
-        raise ArtifactMalformed(f"{uri!r} is not version {version} of model {model!r}: it must end so")
+    path = _version_path(uri, model, version)
     try:
         with ExitStack() as stack:
             folder = stack.enter_context(_opened(path.parent.parent, _FOLDER))
@@ -71,6 +75,30 @@ def read_file(uri: str, model: str, version: int, name: str, limit: int) -> byte
             return _read(folder, name, limit)
     except OSError as error:
         raise _refusal(error, f"{name} of {uri!r}") from error
+
+
+def drop_folder(uri: str, model: str, version: int) -> None:
+    """Delete the version at `uri`, whole: it is renamed first, so that none reads half of it. Again is no error.
+
+    Raises ArtifactMalformed, StoreUnavailable, and ArtifactMissing where the root itself is not there: it may be a
+    volume that is not mounted.
+    """
+    path = _version_path(uri, model, version)
+    try:
+        with ExitStack() as stack:
+            top = stack.enter_context(_opened(path.parent.parent, _FOLDER))
+            if model not in os.listdir(top):
+                return
+            folder = stack.enter_context(_opened(model, _FOLDER | os.O_NOFOLLOW, top))
+            stack.enter_context(_locked(folder))
+            # Also what a deletion that died has left.
+            _discard_unfinished(folder)
+            with suppress(FileNotFoundError):
+                os.rename(str(version), f"{_UNFINISHED}{version}", src_dir_fd=folder, dst_dir_fd=folder)
+            _discard_unfinished(folder)
+            os.fsync(folder)
+    except OSError as error:
+        raise _refusal(error, f"{uri!r}") from error
 
 
 def keep_file(root_uri: str, folder: str, name: str, data: bytes) -> None:
@@ -153,9 +181,18 @@ def _path(uri: str) -> Path:
     return Path("/", path.lstrip("/"))
 
 
+def _version_path(uri: str, model: str, version: int) -> Path:
+    path = _path(uri)
+    if path.parts[-2:] != (model, str(version)):
+        raise ArtifactMalformed(f"{uri!r} is not version {version} of model {model!r}: it must end so")
+    return path
+
+
 def _refusal(error: OSError, what: str) -> ArtifactError:
     if error.errno == errno.ENOENT:
-        return ArtifactMissing(f"{what} is not there: check that the trainer's volume is mounted here too")
+        return ArtifactMissing(
+            f"{what} is not there: check that the trainer's volume is mounted here too, and {DELETED}"
+        )
     if error.errno in _NOT_PLAIN:
         return ArtifactMalformed(f"{what} is behind a symbolic link, or a folder is none: use plain files and folders")
     return StoreUnavailable(f"{what}: {error.strerror}: check the volume's owner, its mode and the space that is left")
@@ -219,10 +256,7 @@ def _require_same(folder: int, model: str, version: int, files: Mapping[str, byt
             raise
         same = False
     if not same:
-        raise ArtifactConflict(
-            f"version {version} of model {model!r} is there already with other or incomplete content: a version never"
-            " changes, register this one under the next number"
-        )
+        raise conflict(model, version)
 
 
 def _read(folder: int, name: str, limit: int) -> bytes:

@@ -1,0 +1,35 @@
+"""What the trainer's settings must say before it starts."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from driftloop.common.settings import Secret, SettingsError
+from driftloop.trainer.build import open_artifacts, set_files
+from driftloop.trainer.settings import Settings
+
+SETTINGS = Settings(
+    kafka_bootstrap_servers="nowhere",
+    database_url=Secret("nowhere"),
+    contracts=(),
+    artifacts="file:///var/lib/artifacts",
+    signing_key=Path("none"),
+    trusted_keys=Path("none"),
+)
+
+
+@pytest.mark.parametrize("uri", ["s3://user:password@bucket", "/var/lib/password", "ftp://host/password"])
+def test_a_store_that_is_none_ends_the_start_and_is_not_shown(uri: str) -> None:
+    with pytest.raises(SettingsError, match=r"^DRIFTLOOP_ARTIFACTS: an? ") as refused:
+        open_artifacts(msgspec.structs.replace(SETTINGS, artifacts=uri))
+    assert "password" not in str(refused.value)
+    with pytest.raises(SettingsError, match=r"^DRIFTLOOP_TRAINING_SETS: an? "):
+        set_files(msgspec.structs.replace(SETTINGS, training_sets=uri))
+
+
+def test_training_sets_are_beside_the_artifacts_unless_they_have_a_place_of_their_own() -> None:
+    assert set_files(SETTINGS).root == "file:///var/lib/artifacts/.training-sets"
+    bucket = msgspec.structs.replace(SETTINGS, artifacts="s3://models/prod/")
+    assert set_files(bucket).root == "s3://models/prod/.training-sets"
+    assert set_files(msgspec.structs.replace(bucket, training_sets="s3://rows")).root == "s3://rows"
