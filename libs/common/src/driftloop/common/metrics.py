@@ -152,10 +152,16 @@ ROLLOUT_LABELS = Gauge(
 RETRAIN_WAITING = Gauge("driftloop_retrain_waiting_rows", "Labelled rows that a request still lacks.", ["model_name"])
 SETS_NOT_REBUILDABLE = Gauge(
     "driftloop_training_sets_not_rebuildable",
-    "Training sets that cannot be rebuilt: a patient was erased, or their rows were never kept.",
+    "Training sets that cannot be rebuilt: a patient was erased, or their rows are not kept.",
     ["model_name"],
 )
 SETS_UNPURGED = Gauge(
     "driftloop_training_sets_unpurged", "Training sets of these whose file is still to be deleted.", ["model_name"]
+)
+VERSIONS_KEPT = Gauge("driftloop_versions_kept", "Versions whose files are there.", ["model_name"])
+VERSIONS_UNDELETED = Gauge(
+    "driftloop_versions_undeleted",
+    "Versions of these that nobody needs: their files are to be deleted.",
+    ["model_name"],
 )
 CHAMPION_VERSION = Gauge("driftloop_champion_version", "The version that should serve.", ["model_name"])

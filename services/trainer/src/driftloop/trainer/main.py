@@ -19,6 +19,7 @@ from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import open_pool
 from driftloop.common.process import Service, run_service
+from driftloop.common.registry import delete_version
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_STATUS, TOPICS, Namespace
@@ -29,6 +30,7 @@ from driftloop.trainer.api import create_app
 from driftloop.trainer.build import load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
 from driftloop.trainer.operations import Operations
+from driftloop.trainer.pruning import PruneWorker
 from driftloop.trainer.purging import PurgeWorker
 from driftloop.trainer.retraining import RetrainingWorker
 from driftloop.trainer.rolling_out import RolloutWorker
@@ -109,6 +111,7 @@ def build(settings: Settings) -> Service:
         after_commit=committed,
     )
     purger = PurgeWorker(pool=pool, files=sets, models=tuple(models), clock=utc_now)
+    pruner = PruneWorker(pool, delete_version, tuple(models), settings.keep_versions, utc_now)
     return Service(
         name=NAME,
         host=settings.host,
@@ -119,7 +122,7 @@ def build(settings: Settings) -> Service:
             access,
             build_rate_limit(settings),
         ),
-        workers=(consumer, drainer, retraining, rollouts, purger, *access.workers),
+        workers=(consumer, drainer, retraining, rollouts, purger, pruner, *access.workers),
         notes={"access": access.note},
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), client.close, pool.close),

@@ -9,6 +9,7 @@ from psycopg import Connection
 from driftloop.trainer.domain.card import TrainingData
 
 ERASED_REASON = "a patient whose rows it held was erased"
+EXPIRED_REASON = "the files of every version that was fitted to it were deleted"
 
 # Whoever keeps rows of patients, and whoever erases some, holds it until the end of the transaction.
 ERASURE_LOCK = f"SELECT pg_advisory_xact_lock({0x45726173}, hashtext(current_schema()))"
@@ -22,6 +23,12 @@ WHERE rebuildable AND (model_name, digest) IN (
     SELECT model_name, digest FROM training_set_subjects JOIN erased_subjects USING (subject)
     WHERE subject = ANY(%s) AND earliest < erased_at)
 RETURNING model_name, digest
+"""
+_EXPIRE = """
+UPDATE training_sets AS s SET rebuildable = false, reason = %s, not_rebuildable_since = %s
+WHERE model_name = %s AND digest = %s AND rebuildable AND labeled_rows > 0 AND NOT EXISTS (
+    SELECT 1 FROM versions AS v WHERE v.model_name = s.model_name AND v.files_deleted_at IS NULL
+    AND v.card->'training'->>'digest' = s.digest)
 """
 # A set whose file goes has nothing left that could be erased.
 _EMPTY = """
@@ -111,6 +118,11 @@ class SetStore:
         if marked:
             self._connection.execute(_EMPTY, [[model for model, _ in marked], [digest for _, digest in marked]])
         return len(marked)
+
+    def expire(self, model: str, digest: str, now: datetime) -> None:
+        """Mark a set that no version is left of whose files are kept. What has no rows but the baseline's stays."""
+        if self._connection.execute(_EXPIRE, [EXPIRED_REASON, now, model, digest]).rowcount:
+            self._connection.execute(_EMPTY, [[model], [digest]])
 
     def erased(self, subjects: Iterable[str]) -> dict[str, datetime]:
         """Those of the subjects that were erased, each with the instant before which its rows are meant."""

@@ -185,8 +185,9 @@ class Store:
         """Versions, requests and replicas of a model, newest first, as JSON-ready values."""
         return {
             "versions": self._rows(
-                "SELECT version, status, v.created_at, card->'training' AS training, card->'metrics' AS metrics, "
-                f"card->'decision' AS decision, {_SET} WHERE v.model_name = %s ORDER BY version DESC LIMIT 50",
+                "SELECT version, status, v.created_at, files_deleted_at, card->'training' AS training, "
+                f"card->'metrics' AS metrics, card->'decision' AS decision, {_SET} "
+                "WHERE v.model_name = %s ORDER BY version DESC LIMIT 50",
                 model,
             ),
             "requests": RequestStore(self._connection).shown(model),
@@ -199,8 +200,9 @@ class Store:
 
     def card(self, model: str, version: int) -> dict[str, Any] | None:
         """A version's model card as JSON-ready values, with what is known of its training set today."""
-        rows = self._rows(f"SELECT card, {_SET} WHERE v.model_name = %s AND version = %s", model, version)
-        return rows[0]["card"] | {"training_set": rows[0]["training_set"]} if rows else None
+        query = f"SELECT card, files_deleted_at, {_SET} WHERE v.model_name = %s AND version = %s"
+        rows = self._rows(query, model, version)
+        return rows[0].pop("card") | rows[0] if rows else None
 
     def _rows(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         with self._connection.cursor(row_factory=dict_row) as cursor:
