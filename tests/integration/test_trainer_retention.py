@@ -197,6 +197,16 @@ def test_the_gauges_count_what_is_there_and_what_should_not_be(trainer: Trainer)
     assert gauges() == (1, 0)
 
 
+def test_a_version_that_was_released_is_not_served_again(trainer: Trainer) -> None:
+    ref = trainer.add(2)
+    with trainer.pool.connection() as connection:
+        store = Store(connection)
+        assert store.artifact(NAME, 2) == ref
+        RetentionStore(connection).release(NAME, [2], NOW)
+        with pytest.raises(LookupError, match="are deleted: take one that has them"):
+            store.artifact(NAME, 2)
+
+
 # --- training sets
 
 

@@ -18,7 +18,7 @@ from tests.support.house import House
 from tests.support.paths import MODELS
 from tests.support.predictors import PSEUDONYM_KEY
 from tests.support.s3 import BUCKET, ENVIRONMENT, LOST, S3, error, s3_server
-from tests.support.stores import BUNDLE, CONTENTS, CONTRACT, ObjectFiles, Place, StoreContract
+from tests.support.stores import BUNDLE, CONTENTS, CONTRACT, FILES, ObjectFiles, Place, StoreContract
 from tests.support.waiting import wait_until
 
 SECRET = ENVIRONMENT["AWS_SECRET_ACCESS_KEY"]
@@ -97,11 +97,15 @@ def test_a_write_that_breaks_off_leaves_no_version_and_is_in_nobodys_way(s3: S3,
     assert place.fetch(place.write(OTHER)) == OTHER
 
 
-def test_of_two_writers_at_once_the_first_manifest_counts_and_the_other_is_told(s3: S3, place: Place) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_of_two_writers_at_once_the_first_manifest_counts_and_the_other_is_told(
+    s3: S3, place: Place, name: str
+) -> None:
+    """The other one writes all its version while the first is about to write one of its files."""
     written = []
 
     def overtake(method: str, path: str) -> None:
-        if method == "PUT" and path.endswith("manifest.json"):
+        if method == "PUT" and path.endswith(name):
             s3.proxy.heal()
             written.append(place.write(OTHER))
 

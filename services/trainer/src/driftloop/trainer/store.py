@@ -107,12 +107,14 @@ class Store:
         return row is not None
 
     def artifact(self, name: str, version: int) -> ArtifactRef:
-        """Where a version's bundle is. Raises LookupError."""
+        """Where a version's bundle is. Raises LookupError, also of one whose files go or are gone."""
         row = self._connection.execute(
-            "SELECT artifact FROM versions WHERE model_name = %s AND version = %s", [name, version]
+            "SELECT artifact, files_released_at FROM versions WHERE model_name = %s AND version = %s", [name, version]
         ).fetchone()
         if row is None:
             raise LookupError(f"model {name!r} has no version {version}")
+        if row[1] is not None:
+            raise LookupError(f"the files of version {version} of model {name!r} are deleted: take one that has them")
         return msgspec.convert(row[0], ArtifactRef)
 
     def decision(self, name: str, version: int) -> GateDecision:

@@ -1,4 +1,4 @@
-"""Fetches versions within a time limit: a network file system that hangs must not hang whoever reads from it."""
+"""Fetches versions within a time limit: a store that hangs must not hang whoever reads from it."""
 
 import threading
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class TimedFetch:
         if not found.done():
             raise StoreUnavailable(
                 f"version {version} of model {model!r} has not come within {self._seconds:g} s and is still waited for:"
-                " check the volume that holds the artifacts"
+                " check the store that holds the artifacts"
             )
         del self._running[asked]
         return found.result()
@@ -44,7 +44,7 @@ class TimedFetch:
         self._running = {key: one for key, one in self._running.items() if not one.done()}
         if len(self._running) >= MAX_HANGING:
             raise StoreUnavailable(
-                f"{len(self._running)} other versions are still waited for: check the volume that holds the artifacts"
+                f"{len(self._running)} other versions are still waited for: check the store that holds the artifacts"
             )
         found: Future[Bundle] = Future()
 
