@@ -6,16 +6,13 @@ from datetime import timedelta
 import httpx
 import msgspec
 import pytest
-from fastapi import FastAPI
 
 from driftloop.common.events import DriftDetected, ModelStatus, ModelUpdated
 from driftloop.common.postgres.pool import Pool
 from driftloop.common.topics import DRIFT_EVENTS, MODEL_UPDATES
 from driftloop.common.tracing import span
 from driftloop.trainer import handlers
-from driftloop.trainer.api import create_app
 from driftloop.trainer.first import FirstVersion, train_first
-from driftloop.trainer.operations import Operations
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.serving import highest_published, revision_of
 from driftloop.trainer.store import Store
@@ -33,10 +30,6 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def first(house: House, pool: Pool, published: int = 0) -> FirstVersion:
     artifacts = Trainer(house, pool).artifacts
     return train_first(pool, CONTRACT, BASELINE, artifacts, lambda _m: published, lambda: START, lambda _t: None)
-
-
-def api(pool: Pool) -> FastAPI:
-    return create_app(pool, {NAME: CONTRACT}, Operations(pool, lambda _m: 1, lambda: START, lambda: None))
 
 
 @pytest.fixture
@@ -146,7 +139,7 @@ def test_a_promotion_is_published_in_the_trace_of_what_led_to_it(house: House, p
 # --- replicas and the API
 
 
-def test_an_older_report_of_a_replica_never_replaces_a_newer_one(pool: Pool) -> None:
+def test_an_older_report_of_a_replica_never_replaces_a_newer_one(house: House, pool: Pool) -> None:
     def status(revision: int, minutes: int) -> ModelStatus:
         time = START + timedelta(minutes=minutes)
         return ModelStatus(
@@ -155,13 +148,13 @@ def test_an_older_report_of_a_replica_never_replaces_a_newer_one(pool: Pool) -> 
 
     with pool.connection() as connection:
         handlers.on_status(Store(connection), [status(2, 5), status(1, 3)])
-    response = ask(api(pool), "GET", f"/v1/models/{NAME}")
+    response = ask(Trainer(house, pool).api, "GET", f"/v1/models/{NAME}")
     assert [one["revision"] for one in response.json()["replicas"]] == [2]
 
 
 def test_the_api_shows_the_card_and_names_what_it_does_not_have(house: House, pool: Pool) -> None:
     first(house, pool)
-    app = api(pool)
+    app = Trainer(house, pool).api
     card = ask(app, "GET", f"/v1/models/{NAME}/versions/1").json()
     assert card["metrics"]["baseline_holdout"]["rows"] == CONTRACT.baseline.holdout_rows
     assert ask(app, "GET", f"/v1/models/{NAME}/versions/2").status_code == 404

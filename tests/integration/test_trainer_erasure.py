@@ -19,7 +19,6 @@ from driftloop.common.postgres.pool import Pool
 from driftloop.common.settings import Secret
 from driftloop.common.topics import LABELED_PREDICTIONS
 from driftloop.trainer import handlers
-from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.card import TrainingData, training_data
 from driftloop.trainer.domain.dataset import LabeledRows, training_set
 from driftloop.trainer.purging import PurgeWorker
@@ -292,7 +291,7 @@ def first(trainer: Trainer) -> None:
 
 def shown(trainer: Trainer, version: int) -> dict[str, Any]:
     """What the API says of a version's training set; the list and the card say the same."""
-    app = create_app(trainer.pool, {NAME: CONTRACT}, Desk(trainer.house, trainer.pool).operations)
+    app = Desk(trainer.house, trainer.pool).api
     listed = ask(app, "GET", f"/v1/models/{NAME}").json()["versions"]
     card = ask(app, "GET", f"/v1/models/{NAME}/versions/{version}").json()
     found: dict[str, Any] = next(one for one in listed if one["version"] == version)["training_set"]

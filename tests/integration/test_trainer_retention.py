@@ -20,7 +20,6 @@ from driftloop.common import registry
 from driftloop.common.events import ArtifactRef, ModelStatus, ModelUpdated, ServedVersion
 from driftloop.common.keys import load_public_keys
 from driftloop.common.postgres.pool import Pool
-from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.card import training_data
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.domain.dataset import LabeledRows, training_set
@@ -37,6 +36,7 @@ from tests.support.house import House
 from tests.support.models import shipped
 from tests.support.paths import MODELS
 from tests.support.predictions import START
+from tests.support.trainers import Trainer as Desk
 from tests.support.waiting import wait_until
 
 LOAN = shipped("loan", trees=3)
@@ -131,7 +131,7 @@ class Trainer:
 
     def sees(self, path: str) -> Any:
         """What the API answers."""
-        return ask(create_app(self.pool, (NAME,)), "GET", path).json()
+        return ask(Desk(self.house, self.pool).api, "GET", path).json()
 
 
 @pytest.fixture

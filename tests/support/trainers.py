@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import numpy as np
 import pyarrow as pa
+from fastapi import FastAPI
 
 from driftloop.common import registry
 from driftloop.common.contract import Contract
@@ -23,6 +24,7 @@ from driftloop.common.keys import load_public_keys
 from driftloop.common.postgres.pool import Pool
 from driftloop.common.rows import Row
 from driftloop.trainer import handlers
+from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.first import train_first
 from driftloop.trainer.operations import Operations
@@ -216,6 +218,11 @@ class Trainer:
     def operations(self) -> Operations:
         """The orders that people give."""
         return Operations(self.pool, lambda _m: 1, lambda: self.now, lambda: None)
+
+    @property
+    def api(self) -> FastAPI:
+        """The trainer's HTTP face."""
+        return create_app(self.pool, {NAME: self.contract}, self.operations)
 
     def requests(self) -> list[dict[str, Any]]:
         """All requests, newest first."""

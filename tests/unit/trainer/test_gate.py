@@ -27,12 +27,18 @@ GATES = Gates(gate_labels=300)
 
 
 def pairs(rows: int, wins: int, losses: int, both_wrong: int = 0) -> Paired:
-    """Rows of label 1: first those that only the challenger gets right, then only the champion, then neither."""
+    """Rows of label 1: first those that only the challenger gets right, then only the champion, then neither.
+
+    The last row, which both get right, is of label 0: of one class alone nothing can be proven.
+    """
     champion, challenger = np.full(rows, 0.9), np.full(rows, 0.9)
     champion[:wins] = 0.2
     challenger[wins : wins + losses] = 0.2
     champion[wins + losses :][:both_wrong] = challenger[wins + losses :][:both_wrong] = 0.2
-    return Paired(np.ones(rows, dtype=np.int8), champion, challenger, 0.5)
+    labels = np.ones(rows, dtype=np.int8)
+    if rows > wins + losses + both_wrong:
+        labels[-1], champion[-1], challenger[-1] = 0, 0.1, 0.1
+    return Paired(labels, champion, challenger, 0.5)
 
 
 def decide(
@@ -236,14 +242,14 @@ def test_the_calibration_error_is_the_monitors() -> None:
 
 
 @pytest.mark.parametrize(("label", "setting"), [(1, "accepted_roc_auc_drop"), (0, "accepted_recall_drop")])
-def test_a_guard_that_cannot_be_computed_for_one_class_means_no(label: int, setting: str) -> None:
+def test_rows_of_one_class_mean_no_and_so_does_a_guard_that_they_do_not_allow(label: int, setting: str) -> None:
     ones = pairs(300, wins=60, losses=10)
     champion, challenger = (scores if label else 1 - scores for scores in (ones.champion, ones.challenger))
     newest = Paired(np.full(300, label, dtype=np.int8), champion, challenger, 0.5)
-    assert decide(newest).promoted
-    decision = guarded(setting, 1.0, newest)
-    assert not decision.promoted
-    assert "cannot be computed on the newest rows" in decision.reasons[0]
+    (reason,) = decide(newest).reasons
+    assert reason.startswith(f"all 300 newest labelled rows are of class {label}")
+    (_, guard) = guarded(setting, 1.0, newest).reasons
+    assert "cannot be computed on the newest rows" in guard
 
 
 def test_a_guard_without_rows_or_with_scores_that_are_none_means_no() -> None:

@@ -78,8 +78,7 @@ class Operations:
             model = store.lock_model(contract.name, now)
             if _champion(model) == version:
                 raise Refused(f"version {version} of model {contract.name!r} serves already")
-            if not store.exists(contract.name, version):
-                raise Unknown(f"model {contract.name!r} has no version {version}")
+            _check_served(store, contract, version)
             request, rollout = _open(connection, contract)
             if request is not None and rollout is not None and rollout.challenger == version:
                 deciding.accept(connection, model, request, rollout, None, said, published, now)
@@ -111,8 +110,7 @@ class Operations:
                 target = store.champion_before(contract.name, champion) if to is None else to
                 if target is None or target == champion:
                     raise Refused(f"version {champion} of model {contract.name!r} serves, and nothing served before it")
-                if not store.exists(contract.name, target):
-                    raise Unknown(f"model {contract.name!r} has no version {target}")
+                _check_served(store, contract, target)
                 _end(connection, request, rollout, said, now)
                 crown(connection, model, target, published, said, now, old="rolled-back")
             served = _served(store, contract)
@@ -128,6 +126,14 @@ def _champion(model: Model) -> int:
     if model.champion is None:
         raise Refused(f"model {model.name!r} has no version yet: make one with `trainer train`")
     return model.champion
+
+
+def _check_served(store: Store, contract: Contract, version: int) -> None:
+    """Whether a version can be served: it exists, and its files are there."""
+    try:
+        store.artifact(contract.name, version)
+    except LookupError as error:
+        raise Unknown(str(error)) from error
 
 
 def _open(connection: Connection, contract: Contract) -> tuple[Request | None, Rollout | None]:

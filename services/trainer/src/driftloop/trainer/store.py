@@ -99,13 +99,6 @@ class Store:
         )
         self.set_status(name, version, "champion")
 
-    def exists(self, name: str, version: int) -> bool:
-        """Whether there is such a version."""
-        row = self._connection.execute(
-            "SELECT 1 FROM versions WHERE model_name = %s AND version = %s", [name, version]
-        ).fetchone()
-        return row is not None
-
     def artifact(self, name: str, version: int) -> ArtifactRef:
         """Where a version's bundle is. Raises LookupError, also of one whose files go or are gone."""
         row = self._connection.execute(

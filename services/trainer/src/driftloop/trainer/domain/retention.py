@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 # What is this young is looked at by people, and asked for by replicas and monitors that were away.
 RECENT = timedelta(days=30)
 # Statuses in which nothing is still to be decided, the first to go first. Of any other a version keeps its files.
-FINISHED = (("rejected", "rolled-back"), ("retired",))
+FINISHED = (("rejected", "rolled-back", "abandoned"), ("retired",))
 
 
 @dataclass(frozen=True)
