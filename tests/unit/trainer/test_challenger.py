@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from driftloop.common.contract import Recipe
 from driftloop.common.profile import ReferenceProfile, ScoredRows, scored_rows
 from driftloop.common.rows import validator
 from driftloop.demo.populations import BaselineLike, older
 from driftloop.drift_monitor.domain.calibration import calibrators_of
 from driftloop.drift_monitor.domain.concept import ConceptTest, concept_test
 from driftloop.trainer.domain.challenger import BaselineData, Challenger, ReferenceRows, challenge, first_version
+from driftloop.trainer.domain.dataset import Division, LabeledRows, divide, division_of
 from driftloop.trainer.domain.dataset import Division, LabeledRows, divide
 from driftloop.trainer.domain.evidence import decide
 from driftloop.trainer.domain.export import score
@@ -156,3 +158,17 @@ def test_more_may_be_lost_on_the_baseline_where_concept_drift_was_declared(
     )
     assert challenger.card.decision is not None
     assert challenger.card.decision.accepted_loss == accepted
+def test_a_recipe_reaches_the_model_and_its_card(first: Challenger, second: Challenger) -> None:
+    """A row a second: of 5 minutes' half-life the old population's labels count little."""
+    contract = msgspec.structs.replace(CONTRACT, training=Recipe(half_life_days=300 / 86_400, balance="balanced"))
+    division = division_of(contract, ROWS.take(np.arange(OLD + NEW)), SINCE)
+    reference = ReferenceRows(division.train.ids, division.train.values)
+    weighted = challenge(
+        contract, BASELINE, division, reference, first.model, since=SINCE, version=2, created=CREATED, reason="a test"
+    )
+    data = weighted.card.training
+    assert data.effective_rows is not None
+    assert data.effective_rows < 0.9 * data.rows == 0.9 * second.card.training.rows
+    assert data.digest != second.card.training.digest
+    assert weighted.model != second.model
+    assert second.card.training.effective_rows is None

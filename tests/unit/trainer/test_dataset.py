@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.common.contract import Gates
-from driftloop.trainer.domain.dataset import LabeledRows, LeakError, divide, labels_wanted, training_set
+from driftloop.common.contract import Contract, Gates, Recipe
+from driftloop.trainer.domain.dataset import LabeledRows, LeakError, divide, division_of, labels_wanted, training_set
 from driftloop.trainer.domain.split import BaselineSplit
+from tests.support.models import shipped
+
+LOAN = shipped("loan").contract
 
 
 def labeled(minutes: Sequence[int], subjects: Sequence[str] = ()) -> LabeledRows:
@@ -87,3 +91,69 @@ def test_the_digest_names_the_set() -> None:
     same = training_set(np.array([[1.0], [np.nan]]), labels, split)
     other = training_set(np.array([[1.0], [2.0]]), labels, split)
     assert one.digest == same.digest != other.digest
+
+
+# --- the recipe
+
+DAY = 24 * 60
+SPLIT = BaselineSplit(train=np.array([0, 2]), holdout=np.array([1]))
+BASELINE = np.array([[10.0], [11.0], [12.0]])
+LABELS = np.array([1, 0, 1], dtype=np.int8)
+
+
+def contract_of(recipe: Recipe) -> Contract:
+    """A contract whose gate takes one row."""
+    return msgspec.structs.replace(LOAN, training=recipe, gates=Gates(gate_labels=1))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kept"),
+    [
+        (Recipe(), [0, 1, 2, 3]),
+        (Recipe(rows="new"), [2, 3]),
+        (Recipe(rows="window", window_rows=3), [1, 2, 3]),
+        (Recipe(rows="window", window_days=2), [2, 3]),
+        (Recipe(rows="window", window_days=2, window_rows=1), [3]),
+        (Recipe(rows="window", window_days=1e9), [0, 1, 2, 3]),
+        (Recipe(rows="window", window_days=0.5), []),
+    ],
+)
+def test_the_recipe_says_which_of_the_older_rows_are_trained_on(recipe: Recipe, kept: list[int]) -> None:
+    rows = labeled([day * DAY for day in range(5)])
+    division = division_of(contract_of(recipe), rows, rows.times[2])
+    assert division.train.values[:, 0].tolist() == kept
+    assert division.gate.values[:, 0].tolist() == [4]
+    assert division.unused == 4 - len(kept)
+
+
+def test_a_recipe_that_leaves_no_row_at_all_is_told_so() -> None:
+    rows = labeled([1, 2])
+    with pytest.raises(ValueError, match=r"of 1 older labelled rows training.rows = 'new' leaves none, and"):
+        division_of(contract_of(Recipe(rows="new", baseline=False)), rows, rows.times[1])
+
+
+def test_the_baseline_can_be_left_out_once_there_are_production_rows() -> None:
+    recipe = Recipe(baseline=False)
+    data = training_set(BASELINE, LABELS, SPLIT, labeled([1, 2]), recipe)
+    assert (data.values[:, 0].tolist(), data.baseline_rows) == ([0, 1], 0)
+    assert training_set(BASELINE, LABELS, SPLIT, recipe=recipe).baseline_rows == 2
+
+
+@pytest.mark.parametrize(("stated", "halvings"), [(None, 3), (0.0, 0), (10.0, 10)])
+def test_the_baseline_is_as_old_as_the_oldest_row_or_as_is_stated(stated: float | None, halvings: int) -> None:
+    recipe = Recipe(half_life_days=1, baseline_age_days=stated)
+    data = training_set(BASELINE, LABELS, SPLIT, labeled([0, 2 * DAY, 3 * DAY]), recipe)
+    assert data.weights is not None
+    np.testing.assert_allclose(data.weights / data.weights[-1], [0.5**halvings] * 2 + [1 / 8, 1 / 2, 1])
+
+
+def test_a_first_version_has_no_newer_rows_and_no_weights_by_age() -> None:
+    assert training_set(BASELINE, LABELS, SPLIT, recipe=Recipe(half_life_days=1, baseline_age_days=9)).weights is None
+
+
+def test_weights_are_of_the_digest_only_where_there_are_some() -> None:
+    rows = labeled([0, DAY])
+    plain = training_set(BASELINE, LABELS, SPLIT, rows)
+    same = training_set(BASELINE, LABELS, SPLIT, rows, Recipe(balance="balanced"))
+    weighted = training_set(BASELINE, LABELS, SPLIT, rows, Recipe(half_life_days=1))
+    assert plain.digest == same.digest != weighted.digest

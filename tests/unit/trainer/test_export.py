@@ -87,6 +87,19 @@ def test_one_class_alone_is_refused() -> None:
         train(model.contract, model.features, np.ones(768, dtype=np.int8))
 
 
+def test_a_class_that_counts_more_gets_higher_scores_in_and_out_of_fold(model: Shipped) -> None:
+    weights = np.where(model.labels == 1, 3.0, 1.0)
+    plain, weighted = (
+        score(export_onnx(train(model.contract, model.features, model.labels, given), model.features.shape[1]), rows)
+        for given, rows in ((None, model.features), (weights, model.features))
+    )
+    unseen, unseen_weighted = (
+        out_of_fold_scores(model.contract, model.features, model.labels, 3, given) for given in (None, weights)
+    )
+    assert weighted.mean() > plain.mean() + 0.02
+    assert unseen_weighted.mean() > unseen.mean() + 0.02
+
+
 def test_out_of_fold_scores_are_less_sure_than_those_of_rows_that_were_seen(model: Shipped) -> None:
     unseen = out_of_fold_scores(model.contract, model.features, model.labels, folds=4)
     seen = score(exported(model), model.features)

@@ -4,6 +4,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from driftloop.common.contract import Recipe
 from driftloop.common.registry import ArtifactMissing, ArtifactTooLarge, DigestMismatch
 from driftloop.trainer import training_sets
 from driftloop.trainer.domain.card import TrainingData, training_data
@@ -61,6 +63,16 @@ def test_a_set_is_rebuilt_from_its_file_and_the_baseline(values: list[list[float
 def test_a_first_version_is_rebuilt_from_the_baseline_alone() -> None:
     data = training_data(training_set(BASELINE.values, BASELINE.labels, BASELINE.split))
     assert len(rebuilt(LOAN.contract, BASELINE, data.digest, None).labels) == data.rows
+
+
+def test_a_weighted_set_is_rebuilt_by_the_recipe_that_it_was_made_by() -> None:
+    contract = msgspec.structs.replace(LOAN.contract, training=Recipe(half_life_days=1e-12, balance="balanced"))
+    rows = labeled(LOAN.values[:4])
+    data = training_set(BASELINE.values, BASELINE.labels, BASELINE.split, rows, contract.training)
+    found = rebuilt(contract, BASELINE, data.digest, decode(contract, encode(contract, training_data(data), rows)))
+    np.testing.assert_array_equal(found.weights, data.weights)
+    with pytest.raises(DigestMismatch):
+        rebuilt(LOAN.contract, BASELINE, data.digest, rows)
 
 
 def test_other_rows_than_those_that_were_learnt_from_are_refused() -> None:

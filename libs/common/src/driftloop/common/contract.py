@@ -108,6 +108,27 @@ class Baseline(_Part, frozen=True, kw_only=True):
     seed: Seed = 0
 
 
+class Recipe(_Part, frozen=True, kw_only=True):
+    """Which rows a challenger learns from, and how much each counts. The newest labels are always the gate's.
+
+    `rows`: `all` labelled production rows; a `window` of the last `window_days` before the newest label, and of these
+    no more than the newest `window_rows`; or the `new` population's, predicted since the drift began. `baseline` says
+    whether the baseline's training rows are among them; a first version always learns from these.
+
+    With `half_life_days` a row counts half as much for each such span that it is older than the newest row trained on.
+    The baseline, whose rows have no time, is `baseline_age_days` older than that, by default as old as the oldest
+    production row. `balance: balanced` gives both classes the same weight, whatever each row's age has left of its own.
+    """
+
+    rows: Literal["all", "window", "new"] = "all"
+    window_days: Positive | None = None
+    window_rows: Count | None = None
+    baseline: bool = True
+    half_life_days: Positive | None = None
+    baseline_age_days: Annotated[float, Meta(ge=0)] | None = None
+    balance: Literal["none", "balanced"] = "none"
+
+
 class Drift(_Part, frozen=True, kw_only=True):
     """When a window of production rows counts as drifted, and how long it must last to be an alarm.
 
@@ -293,6 +314,7 @@ class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     baseline: Baseline
     description: Text = ""
     estimator: Estimator = Estimator()
+    training: Recipe = Recipe()
     decision_threshold: Level = 0.5
     drift: Drift = Drift()
     quality: Quality = Quality()
@@ -421,6 +443,7 @@ def _check(path: Path, contract: Contract) -> None:
         _check_schedule(path, contract.retraining.schedule)
     _check_rollout(path, contract.rollout)
     _check_labels(path, contract.labels)
+    _check_recipe(path, contract)
     if Path(contract.baseline.path).is_absolute():
         raise ContractError(path, "$.baseline.path", contract.baseline.path, "must be relative to the contract")
 
@@ -444,6 +467,25 @@ def _check_rollout(path: Path, rollout: Rollout) -> None:
         if step.min_labels is None and step.min_seconds is None:
             remedy = "ends by nothing, and another follows: give it min_labels or min_seconds"
             raise ContractError(path, f"$.rollout.steps[{place}]", None, remedy)
+def _check_recipe(path: Path, contract: Contract) -> None:
+    recipe, least = contract.training, contract.gates.train_labels
+    windows = {"window_days": recipe.window_days, "window_rows": recipe.window_rows}
+    given = {name: value for name, value in windows.items() if value is not None}
+    if recipe.rows == "window" and not given:
+        raise ContractError(path, "$.training.rows", "window", "give window_days, window_rows or both")
+    if recipe.rows != "window" and given:
+        name, value = next(iter(given.items()))
+        raise ContractError(path, f"$.training.{name}", value, "means nothing without rows: window")
+    if recipe.window_rows is not None and recipe.window_rows < least:
+        limit = f"must be at least gates.train_labels = {least}"
+        raise ContractError(path, "$.training.window_rows", recipe.window_rows, limit)
+    if recipe.baseline_age_days is not None and (recipe.half_life_days is None or not recipe.baseline):
+        limit = "means nothing without half_life_days and the baseline"
+        raise ContractError(path, "$.training.baseline_age_days", recipe.baseline_age_days, limit)
+    weighted = getattr(contract.estimator.parameters, "class_weight", None)
+    if recipe.balance == "balanced" and weighted is not None:
+        limit = "balances the classes a second time: leave out one of it and estimator.parameters.class_weight"
+        raise ContractError(path, "$.training.balance", recipe.balance, limit)
 
 
 def _check_labels(path: Path, labels: Labels) -> None:

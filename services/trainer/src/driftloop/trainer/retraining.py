@@ -26,7 +26,7 @@ from driftloop.common.tracing import Attributes, span
 from driftloop.trainer import deciding
 from driftloop.trainer.domain.card import card_of
 from driftloop.trainer.domain.challenger import BaselineData, ReferenceRows, instant
-from driftloop.trainer.domain.dataset import LabeledRows, divide, labels_wanted
+from driftloop.trainer.domain.dataset import LabeledRows, division_of, labels_wanted
 from driftloop.trainer.domain.evidence import Evidence, decide
 from driftloop.trainer.domain.requests import DAY, TRIES, next_run, next_training
 from driftloop.trainer.domain.stability import unstable
@@ -237,11 +237,11 @@ class RetrainingWorker:
         version = self._begin(request, len(data.labeled))
         if version is None:
             return
-        division = divide(data.labeled, contract.gates.gate_labels)
+        since = np.datetime64(_naive(request.changed_since))
+        division = division_of(contract, data.labeled, since)
         task = TrainingTask(
-            contract, model.baseline, division, data.reference, champion.model,
-            np.datetime64(_naive(request.changed_since)), version, self._clock(), _reason(request),
-            request.concept_drift,
+            contract, model.baseline, division, data.reference, champion.model, since, version, self._clock(),
+            _reason(request), request.concept_drift,
         )  # fmt: skip
         try:
             trained = self._run(task, lambda: stop.is_set() or not self._wanted(request), self._saying(request))

@@ -121,7 +121,7 @@ def rebuilt(contract: Contract, baseline: BaselineData, digest: str, rows: Label
 
     Raises DigestMismatch where contract, baseline or file are not those that the version learnt from.
     """
-    found = training_set(baseline.values, baseline.labels, baseline.split, rows)
+    found = training_set(baseline.values, baseline.labels, baseline.split, rows, contract.training)
     if found.digest != digest:
         raise DigestMismatch(
             f"the training set of model {contract.name!r} has digest {found.digest}, not {digest}: rebuild it with the "

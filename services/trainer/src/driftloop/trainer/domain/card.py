@@ -10,13 +10,18 @@ import msgspec
 from driftloop.common.contract import Contract, digest
 from driftloop.trainer.domain.dataset import TrainingSet
 from driftloop.trainer.domain.gate import GateDecision
+from driftloop.trainer.domain.leaks import LeakReport
 from driftloop.trainer.domain.metrics import Metrics
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "skl2onnx")
 
 
 class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version was fitted to; `since` and `until` bound the prediction times of its production rows."""
+    """What a version was fitted to; `since` and `until` bound the prediction times of its production rows.
+
+    Where rows do not all count the same, `effective_rows` = (Σw)² / Σw² is how many that did would say as much (Kish,
+    Survey Sampling, 1965).
+    """
 
     digest: str
     rows: int
@@ -25,6 +30,7 @@ class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
     labeled_rows: int
     since: datetime | None = None
     until: datetime | None = None
+    effective_rows: float | None = None
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +49,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metrics]
     decision: GateDecision | None
     libraries: dict[str, str]
+    leaks: LeakReport | None = None
 
 
 def training_data(data: TrainingSet, since: datetime | None = None, until: datetime | None = None) -> TrainingData:
@@ -55,6 +62,7 @@ def training_data(data: TrainingSet, since: datetime | None = None, until: datet
         labeled_rows=data.labeled_rows,
         since=since,
         until=until,
+        effective_rows=None if data.weights is None else float(data.weights.sum() ** 2 / (data.weights**2).sum()),
     )
 
 
@@ -66,6 +74,7 @@ def model_card(
     training: TrainingData,
     metrics: Mapping[str, Metrics],
     decision: GateDecision | None = None,
+    leaks: LeakReport | None = None,
 ) -> ModelCard:
     """Write the card of a version; `decision` is None for a first version, which met no champion."""
     return ModelCard(
@@ -81,6 +90,7 @@ def model_card(
         training=training,
         metrics=dict(metrics),
         decision=decision,
+        leaks=leaks,
         libraries={"python": python_version()} | {name: installed_version(name) for name in LIBRARIES},
     )
 

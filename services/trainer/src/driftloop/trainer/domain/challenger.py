@@ -12,6 +12,7 @@ from driftloop.trainer.domain import card, export
 from driftloop.trainer.domain.dataset import Division, TrainingSet, training_set
 from driftloop.trainer.domain.evidence import Evidence, decide
 from driftloop.trainer.domain.gate import Paired
+from driftloop.trainer.domain.leaks import LeakReport, check_leaks, require_unchanged
 from driftloop.trainer.domain.metrics import Metrics, evaluate
 from driftloop.trainer.domain.reference import reference_profile
 from driftloop.trainer.domain.segments import segments
@@ -63,15 +64,22 @@ class Challenger:
 
 def first_version(contract: Contract, baseline: BaselineData, version: int, created: datetime) -> Challenger:
     """Train on the baseline but its held-out rows. Its reference is the whole baseline."""
-    data = training_set(baseline.values, baseline.labels, baseline.split)
+    data = training_set(baseline.values, baseline.labels, baseline.split, recipe=contract.training)
+    leaks = _check_leaks(contract, baseline, data, Division.empty(baseline.values.shape[1]))
     model, inputs, answers = _fit(contract, data)
     held = baseline.split.holdout
     scores = np.empty(len(baseline.labels))
-    scores[baseline.split.train] = out_of_fold_scores(contract, data.features, data.labels)
+    scores[baseline.split.train] = out_of_fold_scores(contract, data.features, data.labels, weights=data.weights)
     scores[held] = export.score(model, baseline.values[held].astype(np.float32))
     metrics = {"baseline_holdout": evaluate(baseline.labels[held], scores[held], contract.decision_threshold)}
     described = card.model_card(
-        contract, version, created, "first version, trained on the baseline", card.training_data(data), metrics
+        contract,
+        version,
+        created,
+        "first version, trained on the baseline",
+        card.training_data(data),
+        metrics,
+        leaks=leaks,
     )
     profile = reference_profile(
         contract,
@@ -102,10 +110,13 @@ def challenge(
 
     Rows predicted at or after `since` are of the new population: what the scores mean is learnt from these alone.
     `concept_drift` says that it was declared: the old law is wrong, and more may be lost on the baseline.
+    Raises LeakError where a row that judges was also learnt from, and ValueError where the rows allow no model.
     """
-    data = training_set(baseline.values, baseline.labels, baseline.split, division.train)
+    data = training_set(baseline.values, baseline.labels, baseline.split, division.train, contract.training)
+    leaks = _check_leaks(contract, baseline, data, division)
     model, inputs, answers = _fit(contract, data)
     evidence = _evidence(contract, baseline, division, champion, model, concept_drift)
+    require_unchanged(leaks, _check_leaks(contract, baseline, data, division))
     times = division.train.times
     described = card.model_card(
         contract,
@@ -115,17 +126,22 @@ def challenge(
         card.training_data(data, *((instant(times.min()), instant(times.max())) if len(times) else (None, None))),
         _metrics(contract, baseline, division, champion, model),
         decide(evidence),
+        leaks,
     )
     profile = _profile(contract, version, data, division, since, reference, model)
     return Challenger(model, described, profile, inputs, answers, evidence)
 
 
 def _fit(contract: Contract, data: TrainingSet) -> tuple[bytes, NDArray[np.float32], NDArray[np.float64]]:
-    pipeline = train(contract, data.features, data.labels)
+    pipeline = train(contract, data.features, data.labels, data.weights)
     model = export.export_onnx(pipeline, data.values.shape[1])
     export.check_export(pipeline, model, data.features, contract.decision_threshold)
     inputs, answers = export.known_answers(contract, pipeline, data.features)
     return model, inputs, answers
+
+
+def _check_leaks(contract: Contract, baseline: BaselineData, data: TrainingSet, division: Division) -> LeakReport:
+    return check_leaks(contract, baseline.values, baseline.labels, baseline.split, data, division)
 
 
 def _evidence(
@@ -184,7 +200,7 @@ def _profile(
     model: bytes,
 ) -> ReferenceProfile:
     """A challenger's reference; every score in it is of a row that its model, or the fold's, has not seen."""
-    out_of_fold = out_of_fold_scores(contract, data.features, data.labels)
+    out_of_fold = out_of_fold_scores(contract, data.features, data.labels, weights=data.weights)
     production, labels = out_of_fold[data.baseline_rows :], division.train.labels
     gate_scores = export.score(model, division.gate.values.astype(np.float32))
     if contract.reference == "training":

@@ -1,13 +1,16 @@
 """What is trained on and what is kept for the gate: in order of time, and never both."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from driftloop.common.contract import Gates
+from driftloop.common.contract import Contract, Gates, Recipe
 from driftloop.trainer.domain.split import BaselineSplit
+from driftloop.trainer.domain.weights import row_weights
+
+DEFAULT_RECIPE = Recipe()
 
 
 class LeakError(ValueError):
@@ -33,7 +36,8 @@ class LabeledRows:
         lengths = {len(column) for column in (self.ids, self.times, self.values, self.labels, self.subjects)}
         if len(lengths) != 1:
             raise ValueError(f"labelled rows have columns of different lengths {sorted(lengths)}: pass one entry a row")
-        if len(np.unique(self.ids)) != len(self.ids):
+        # Sorting a million texts would take ten times as long.
+        if len(set(self.ids.tolist())) != len(self.ids):
             raise LeakError("a prediction occurs twice among the labelled rows: pass each prediction's last label only")
 
     def __len__(self) -> int:
@@ -48,11 +52,22 @@ class LabeledRows:
 
 @dataclass(frozen=True)
 class Division:
-    """Labelled rows, divided: `train` is older than `gate`. `withheld` rows are in neither."""
+    """Labelled rows, divided: `train` is older than `gate`.
+
+    Of the older rows, `withheld` are left out because their subject is among the gate's, `unused` by the recipe.
+    """
 
     train: LabeledRows
     gate: LabeledRows
     withheld: int
+    unused: int = 0
+
+    @classmethod
+    def empty(cls, width: int) -> "Division":
+        """No rows of `width` values: what there is before a model has answered anybody."""
+        texts = np.zeros(0, dtype=np.str_)
+        rows = LabeledRows(texts, np.zeros(0, "M8[us]"), np.zeros((0, width)), np.zeros(0, dtype=np.int8), texts)
+        return cls(rows, rows, withheld=0)
 
 
 def divide(rows: LabeledRows, gate_labels: int) -> Division:
@@ -68,6 +83,30 @@ def divide(rows: LabeledRows, gate_labels: int) -> Division:
     return Division(rows.take(older[~met]), rows.take(gate), withheld=int(met.sum()))
 
 
+def division_of(contract: Contract, rows: LabeledRows, since: np.datetime64) -> Division:
+    """The rows as `divide` divides them, of the older only those that the contract's recipe asks for.
+
+    `since` is when the new population came. Raises ValueError where nothing is left to train on.
+    """
+    recipe, divided = contract.training, divide(rows, contract.gates.gate_labels)
+    times = divided.train.times
+    wanted = np.ones(len(times), dtype=np.bool_)
+    if recipe.rows == "new":
+        wanted = times >= since
+    if recipe.window_days is not None and len(rows):
+        wanted &= times >= rows.times.max() - _span(recipe.window_days)
+    chosen = np.flatnonzero(wanted)
+    if recipe.window_rows is not None:
+        # Ascending in time: the last are the newest.
+        chosen = chosen[-recipe.window_rows :]
+    if not len(chosen) and not recipe.baseline:
+        raise ValueError(
+            f"model {contract.name!r}: of {len(times)} older labelled rows training.rows = {recipe.rows!r} leaves none,"
+            " and the baseline is not trained on: wait for more labels, or widen the recipe"
+        )
+    return replace(divided, train=divided.train.take(chosen), unused=len(times) - len(chosen))
+
+
 def labels_wanted(gates: Gates, times: NDArray[np.datetime64], since: np.datetime64) -> int:
     """How many more labels a retraining waits for, 0 when it may start; `times` [n] are those of the labelled rows.
 
@@ -79,12 +118,16 @@ def labels_wanted(gates: Gates, times: NDArray[np.datetime64], since: np.datetim
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a version is fitted to, `values` float64 [n, d] and `labels` int8 [n]: first the baseline's, then others."""
+    """What a version is fitted to, `values` float64 [n, d] and `labels` int8 [n]: first the baseline's, then others.
+
+    `weights` [n], of mean 1, say how much each row counts; None where all count the same.
+    """
 
     values: NDArray[np.float64]
     labels: NDArray[np.int8]
     baseline_rows: int
     labeled_rows: int
+    weights: NDArray[np.float64] | None = None
 
     @property
     def features(self) -> NDArray[np.float32]:
@@ -93,9 +136,11 @@ class TrainingSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of shape, values and labels: two sets with one digest are the same set."""
+        """SHA-256 (hex) of shape, values, labels, and weights if there are: sets with one digest are the same set."""
         shape = np.array(self.values.shape, dtype="<i8")
-        parts = (shape, np.ascontiguousarray(self.values, dtype="<f8"), self.labels.astype("<i1"))
+        parts = [shape, np.ascontiguousarray(self.values, dtype="<f8"), self.labels.astype("<i1")]
+        if self.weights is not None:
+            parts.append(self.weights.astype("<f8"))
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
@@ -104,18 +149,38 @@ def training_set(
     baseline_labels: NDArray[np.int8],
     split: BaselineSplit,
     labeled: LabeledRows | None = None,
+    recipe: Recipe = DEFAULT_RECIPE,
 ) -> TrainingSet:
     """The baseline's rows that are not held out, and after them the labelled production rows, if there are any.
 
-    Raises LeakError where the split gives a baseline row to both sides.
+    Without production rows the baseline is all that there is, whatever the recipe says of it. Raises LeakError where
+    the split gives a baseline row to both sides.
     """
     both = np.intersect1d(split.train, split.holdout)
     if len(both):
         raise LeakError(f"{len(both)} baseline rows are both trained on and held out: draw the split anew")
-    values, labels = [baseline_values[split.train]], [baseline_labels[split.train]]
-    if labeled is not None:
-        values.append(labeled.values)
-        labels.append(labeled.labels)
-    return TrainingSet(
-        np.concatenate(values), np.concatenate(labels), len(split.train), 0 if labeled is None else len(labeled)
-    )
+    if labeled is None:
+        labels = baseline_labels[split.train]
+        ageless = np.zeros(len(labels), dtype="m8[us]")
+        return TrainingSet(baseline_values[split.train], labels, len(labels), 0, row_weights(recipe, labels, ageless))
+    kept = split.train if recipe.baseline else split.train[:0]
+    labels = np.concatenate((baseline_labels[kept], labeled.labels))
+    ages = _ages(recipe, len(kept), labeled.times)
+    values = np.concatenate((baseline_values[kept], labeled.values))
+    return TrainingSet(values, labels, len(kept), len(labeled), row_weights(recipe, labels, ages))
+
+
+def _ages(recipe: Recipe, baseline_rows: int, times: NDArray[np.datetime64]) -> NDArray[np.timedelta64]:
+    """How much older than the newest production row each row is, the baseline's first; without any, 0 for all."""
+    ages = np.zeros(baseline_rows + len(times), dtype="m8[us]")
+    if len(times):
+        oldest = times.max() - times.min()
+        stated = recipe.baseline_age_days
+        ages[:baseline_rows] = oldest if stated is None else _span(stated)
+        ages[baseline_rows:] = times.max() - times
+    return ages
+
+
+def _span(days: float) -> np.timedelta64:
+    # Longer than all of time is no longer than a thousand years, and fits.
+    return np.timedelta64(round(min(days, 365_250.0) * 86_400e6), "us")

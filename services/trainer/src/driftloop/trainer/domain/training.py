@@ -36,19 +36,29 @@ def build_pipeline(contract: Contract) -> Pipeline:
     return Pipeline([("columns", ColumnTransformer(columns)), ("forest", forest)])
 
 
-def train(contract: Contract, features: NDArray[np.float32], labels: NDArray[np.int8]) -> Pipeline:
+def train(
+    contract: Contract,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int8],
+    weights: NDArray[np.float64] | None = None,
+) -> Pipeline:
     """Fit the contract's estimator to `features` [n, d] and `labels` [n] of 0 and 1; the same input, the same model.
 
-    Raises ValueError where a class is absent.
+    `weights` [n] say how much each row counts, None that all count the same. Raises ValueError where a class is absent.
     """
     _check_classes(contract, labels, least=1)
-    return build_pipeline(contract).fit(features, labels)
+    pipeline = build_pipeline(contract)
+    return pipeline.fit(features, labels, **_weighted(pipeline, weights))
 
 
 def out_of_fold_scores(
-    contract: Contract, features: NDArray[np.float32], labels: NDArray[np.int8], folds: int = 10
+    contract: Contract,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int8],
+    folds: int = 10,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Scores [n] that each training row gets from a model that has not seen it.
+    """Scores [n] that each training row gets from a model that has not seen it; `weights` as `train` takes them.
 
     A forest is far too sure of the rows that it was trained on: their scores would make a reference that no production
     window resembles. Raises ValueError where a class has fewer than two rows.
@@ -56,8 +66,15 @@ def out_of_fold_scores(
     _check_classes(contract, labels, least=2)
     folds = min(folds, int(np.bincount(labels, minlength=2).min()))
     plan = StratifiedKFold(folds, shuffle=True, random_state=contract.estimator.seed)
-    shares = cross_val_predict(build_pipeline(contract), features, labels, cv=plan, method="predict_proba")
+    pipeline = build_pipeline(contract)
+    fitting = _weighted(pipeline, weights)
+    shares = cross_val_predict(pipeline, features, labels, cv=plan, method="predict_proba", params=fitting)
     return canonical_scores(shares[:, 1])
+
+
+def _weighted(pipeline: Pipeline, weights: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
+    """The weights as the estimator at the pipeline's end takes them."""
+    return {} if weights is None else {f"{pipeline.steps[-1][0]}__sample_weight": weights}
 
 
 def _check_classes(contract: Contract, labels: NDArray[np.int8], least: int) -> None:
