@@ -1,8 +1,14 @@
-"""The trainer's only source of production rows: label-ingest, over HTTP, as an Arrow stream."""
+"""The trainer's only source of production rows: label-ingest, over HTTP, as an Arrow stream.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+The stream is read batch by batch into arrays, so that of a million rows no more is in memory than their arrays and one
+batch; and no further than was asked for, in size and in time.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import numpy as np
@@ -10,16 +16,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from driftloop.common.contract import Contract
-from driftloop.common.rows import Value, validator
 from driftloop.common.settings import Secret, SettingsError, variable
+from driftloop.trainer import columns
+from driftloop.trainer.columns import ColumnError
 from driftloop.trainer.domain.dataset import LabeledRows
 
+# For the first piece, and between two.
 TIMEOUT_SECONDS = 60.0
+# label-ingest sends ten times as many; a stream that trickles must not hold the worker for ever.
+SLOWEST_ROWS_A_SECOND = 2_000
+MESSAGE_LIMIT = 256_000_000
+# A row's ids and fixed columns, and one value of it, at their very longest.
+ROW_BYTES, VALUE_BYTES = 2_000, 1_000
 KEY_VARIABLE = variable("label_ingest_key")
+FEATURE = "feature."
 
 
 class RowsUnavailable(RuntimeError):
-    """label-ingest did not answer; the request goes on waiting."""
+    """label-ingest did not answer, or not as it should; the request goes on waiting."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +51,23 @@ class ProductionRows:
 
     def without(self, erased: Mapping[str, datetime]) -> "ProductionRows":
         """These but for what was predicted of erased subjects before the instant that stands with each."""
-        if not erased:
+        named = np.flatnonzero(np.isin(self.subjects, list(erased)))
+        if not len(named):
             return self
         until = {subject: np.datetime64(time.astimezone(UTC).replace(tzinfo=None)) for subject, time in erased.items()}
-        named = zip(self.subjects.tolist(), self.times, strict=True)
-        kept = np.array([subject not in until or time >= until[subject] for subject, time in named], dtype=np.bool_)
+        kept = np.ones(len(self), dtype=np.bool_)
+        kept[named] = [self.times[row] >= until[str(self.subjects[row])] for row in named]
         return ProductionRows(
             self.ids[kept], self.times[kept], self.values[kept], self.labels[kept], self.subjects[kept]
         )
 
     def labeled(self) -> LabeledRows:
         """Those rows that have their outcome."""
-        known = np.flatnonzero(self.labels >= 0)
+        known = self.labels >= 0
+        # Where all are, nothing is copied.
+        chosen = slice(None) if known.all() else known
         return LabeledRows(
-            self.ids[known], self.times[known], self.values[known], self.labels[known], self.subjects[known]
+            self.ids[chosen], self.times[chosen], self.values[chosen], self.labels[chosen], self.subjects[chosen]
         )
 
 
@@ -66,7 +83,10 @@ def open_client(url: str, key: Secret | None) -> httpx.Client:
 def fetch_rows(
     client: httpx.Client, contract: Contract, *, limit: int, labelled: bool, since: datetime | None = None
 ) -> ProductionRows:
-    """The newest `limit` rows that the champion answered, from `since` on. Raises RowsUnavailable."""
+    """The newest `limit` rows that the champion answered, from `since` on.
+
+    Raises RowsUnavailable, also where what comes is not what was asked for.
+    """
     query = {
         "model": contract.name,
         "limit": str(limit),
@@ -76,33 +96,97 @@ def fetch_rows(
     if since is not None:
         query["since"] = since.isoformat()
     try:
-        response = client.get("/v1/rows", params=query, timeout=TIMEOUT_SECONDS)
-        response.raise_for_status()
-        with pa.ipc.open_stream(response.content) as reader:
-            table = reader.read_all()
-    except httpx.HTTPStatusError as error:
-        raise RowsUnavailable(f"label-ingest at {client.base_url}: {_refusal(error.response)}") from error
-    except (httpx.HTTPError, pa.ArrowInvalid) as error:
+        with client.stream("GET", "/v1/rows", params=query, timeout=TIMEOUT_SECONDS) as response:
+            if not response.is_success:
+                raise RowsUnavailable(_refusal(response))
+            size = MESSAGE_LIMIT + limit * (ROW_BYTES + VALUE_BYTES * len(contract.features))
+            end = time.monotonic() + TIMEOUT_SECONDS + limit / SLOWEST_ROWS_A_SECOND
+            return _read(contract, _Body(response.iter_bytes(), size, end), limit)
+    except RowsUnavailable as error:
+        raise RowsUnavailable(f"label-ingest at {client.base_url}: {error}") from error
+    except ColumnError as error:
+        raise RowsUnavailable(f"label-ingest at {client.base_url}: its rows cannot be used: {error}") from error
+    except httpx.HTTPError as error:
         raise RowsUnavailable(f"label-ingest at {client.base_url}: {type(error).__name__}") from error
-    return _rows(contract, table)
+    except (pa.ArrowException, OSError) as error:
+        reason = f"its answer is no Arrow stream that can be read ({type(error).__name__})"
+        raise RowsUnavailable(f"label-ingest at {client.base_url}: {reason}") from error
 
 
 def _refusal(response: httpx.Response) -> str:
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         remedy = "an API key of scope rows, from `driftloop api-keys create --scope rows`"
         return f"it lets the trainer read no rows (status {response.status_code}): set {KEY_VARIABLE} to {remedy}"
-    return f"status {response.status_code}, {response.text[:200]}"
+    return f"status {response.status_code}, {next(response.iter_text(), '')[:200]}"
 
 
-def _rows(contract: Contract, table: pa.Table) -> ProductionRows:
-    columns = {feature.name: table[f"feature.{feature.name}"].to_pylist() for feature in contract.features}
-    rows: list[dict[str, Value]] = [
-        {name: column[index] for name, column in columns.items()} for index in range(table.num_rows)
-    ]
+class _Body:
+    """A response's body as a file that is read forwards, within a size and until an instant (monotonic seconds)."""
+
+    closed = False
+
+    def __init__(self, pieces: Iterator[bytes], size_limit: int, end: float) -> None:
+        self._pieces = pieces
+        self._left = size_limit
+        self._end = end
+        self._buffer = bytearray()
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes. Raises RowsUnavailable, also where there are fewer, and httpx.HTTPError."""
+        if size > min(MESSAGE_LIMIT, self._left):
+            raise RowsUnavailable("it sends no rows, or more than were asked for: check which service answers there")
+        while len(self._buffer) < size:
+            if time.monotonic() > self._end:
+                raise RowsUnavailable("it sends too slowly: look at its database, or lower DRIFTLOOP_MAX_ROWS")
+            piece = next(self._pieces, None)
+            if piece is None:
+                # A stream says where it ends. To Arrow's reader the end of a batch would do, too.
+                raise RowsUnavailable("its answer broke off")
+            self._buffer += piece
+        found = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._left -= len(found)
+        return found
+
+
+def _read(contract: Contract, body: _Body, limit: int) -> ProductionRows:
+    pieces: dict[str, list[Any]] = {field.name: [] for field in fields(ProductionRows)}
+    rows = 0
+    with pa.ipc.open_stream(pa.PythonFile(body, mode="r")) as reader:
+        # Without a single batch the columns are still there, and have their types.
+        _add(pieces, _rows(contract, reader.schema.empty_table()))
+        for batch in reader:
+            rows += batch.num_rows
+            if rows > limit:
+                raise RowsUnavailable(f"it sends more than the {limit} rows that were asked for")
+            _add(pieces, _rows(contract, batch))
+    return _joined(pieces)
+
+
+def _add(pieces: Mapping[str, list[Any]], rows: ProductionRows) -> None:
+    for name, found in pieces.items():
+        found.append(getattr(rows, name))
+
+
+def _rows(contract: Contract, data: columns.Columns) -> ProductionRows:
+    values = np.empty((data.num_rows, len(contract.features)))
+    for index, feature in enumerate(contract.features):
+        name = FEATURE + feature.name
+        category = feature.type == "category"
+        values[:, index] = columns.codes(data, name, feature.categories) if category else columns.numbers(data, name)
     return ProductionRows(
-        ids=np.array(table["prediction_id"].to_pylist(), dtype=np.str_),
-        times=np.array(table["predicted_at"].cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]"),
-        values=validator(contract).values(rows),
-        labels=np.array([-1 if label is None else label for label in table["label"].to_pylist()], dtype=np.int8),
-        subjects=np.array([subject or "" for subject in table["subject"].to_pylist()], dtype=np.str_),
+        ids=columns.texts(data, "prediction_id"),
+        times=columns.instants(data, "predicted_at"),
+        values=values,
+        labels=columns.labels(data, "label"),
+        subjects=columns.texts(data, "subject", nullable=True),
     )
+
+
+def _joined(pieces: dict[str, list[Any]]) -> ProductionRows:
+    # A column at a time: its pieces are gone before the next one is joined.
+    found = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
+    twice = len(found["ids"]) - len(set(found["ids"].tolist()))
+    if twice:
+        raise RowsUnavailable(f"{twice} predictions are there twice")
+    return ProductionRows(**found)
