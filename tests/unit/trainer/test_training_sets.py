@@ -1,6 +1,8 @@
 """A training set as a file: what was learnt from comes back exactly, and goes without a trace."""
 
 import os
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,15 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from driftloop.common import registry
 from driftloop.common.contract import Recipe
-from driftloop.common.registry import ArtifactMissing, ArtifactTooLarge, DigestMismatch
+from driftloop.common.registry import ArtifactMissing, ArtifactTooLarge, DigestMismatch, StoreUnavailable
 from driftloop.trainer import training_sets
 from driftloop.trainer.domain.card import TrainingData, training_data
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.domain.dataset import LabeledRows, training_set
 from driftloop.trainer.label_rows import ProductionRows
 from driftloop.trainer.set_store import KeptSet
-from driftloop.trainer.training_sets import SetFiles, decode, encode, rebuilt
+from driftloop.trainer.training_sets import SetFiles, decode, earliest, encode, rebuilt, verify
 from tests.support.models import shipped
 
 LOAN = shipped("loan", trees=5)
@@ -116,6 +119,99 @@ def test_a_deleted_file_leaves_nothing_not_even_what_a_writer_that_died_had_begu
     files.delete(KEPT)
 
 
+# --- manifests
+
+
+def kept_set(files: SetFiles, tmp_path: Path, model: str = "loan") -> tuple[str, Path]:
+    """A set that was written: its digest, and where its file is."""
+    rows = labeled(LOAN.values[:4], ["a" * 32, "", "b" * 32, ""])
+    data = summed_up(rows)
+    files.write(model, data.digest, encode(LOAN.contract, data, rows))
+    return data.digest, tmp_path / "sets" / model / f"{data.digest}.arrow"
+
+
+def sha256sum(file: Path) -> subprocess.CompletedProcess[str]:
+    """The system's own word on a file by its manifest."""
+    return subprocess.run(
+        ["sha256sum", "--check", "--strict", f"{file.name}.sha256"],
+        cwd=file.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed: install coreutils")
+def test_sha256sum_verifies_a_file_by_its_manifest(files: SetFiles, tmp_path: Path) -> None:
+    _, file = kept_set(files, tmp_path)
+    assert sha256sum(file).stdout == f"{file.name}: OK\n"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert sha256sum(file).returncode != 0
+
+
+def test_a_set_that_is_whole_is_verified_and_its_rows_are_read(files: SetFiles, tmp_path: Path) -> None:
+    digest, _ = kept_set(files, tmp_path)
+    assert decode(LOAN.contract, verify(files, "loan", digest)).subjects.tolist() == ["a" * 32, "", "b" * 32, ""]
+
+
+def test_a_file_with_one_bit_changed_is_not_verified(files: SetFiles, tmp_path: Path) -> None:
+    digest, file = kept_set(files, tmp_path)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(DigestMismatch, match=f"is not what its manifest {file.name}.sha256 says: restore both"):
+        verify(files, "loan", digest)
+
+
+@pytest.mark.parametrize("model", ["loan", "other"])
+def test_the_file_of_another_set_is_not_verified_though_its_manifest_fits(
+    files: SetFiles, tmp_path: Path, model: str
+) -> None:
+    digest, file = kept_set(files, tmp_path)
+    claimed = DIGEST if model == "loan" else digest
+    files.write(model, claimed, file.read_bytes())
+    with pytest.raises(DigestMismatch, match="is the file of another training set"):
+        verify(files, model, claimed)
+
+
+def test_what_is_no_file_of_a_set_is_not_verified(files: SetFiles) -> None:
+    files.write("loan", DIGEST, b"rows")
+    with pytest.raises(DigestMismatch, match="is no file of a training set"):
+        verify(files, "loan", DIGEST)
+
+
+@pytest.mark.parametrize("ending", ["", ".sha256"])
+def test_a_set_of_which_a_part_is_missing_is_not_verified(files: SetFiles, tmp_path: Path, ending: str) -> None:
+    digest, file = kept_set(files, tmp_path)
+    file.with_name(file.name + ending).unlink()
+    with pytest.raises(ArtifactMissing):
+        verify(files, "loan", digest)
+
+
+def test_who_dies_between_a_file_and_its_manifests_is_followed_by_one_who_writes_them(
+    files: SetFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = registry.write_object
+
+    def dying(root: str, model: str, name: str, data: bytes) -> None:
+        if name.endswith(".sha256"):
+            raise StoreUnavailable("no space left")
+        write(root, model, name, data)
+
+    with monkeypatch.context() as dies, pytest.raises(StoreUnavailable):
+        dies.setattr(registry, "write_object", dying)
+        kept_set(files, tmp_path)
+    digest, _ = kept_set(files, tmp_path)
+    assert verify(files, "loan", digest)
+
+
+def test_a_file_that_cannot_be_deleted_keeps_its_manifests(files: SetFiles, tmp_path: Path) -> None:
+    """Nobody must take what is still there for gone."""
+    digest, file = kept_set(files, tmp_path)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(StoreUnavailable):
+        files.delete(KeptSet("loan", digest, stored=True))
+    assert file.with_name(f"{file.name}.sha256").exists()
+
+
 def test_a_set_of_another_model_with_the_same_digest_stays(files: SetFiles) -> None:
     files.write("loan", DIGEST, b"rows")
     files.write("other", DIGEST, b"rows")
@@ -137,6 +233,12 @@ def test_a_file_that_is_too_long_is_refused(files: SetFiles, monkeypatch: pytest
     files.write("loan", DIGEST, b"rows")
     with pytest.raises(ArtifactTooLarge):
         files.read("loan", DIGEST)
+
+
+def test_of_each_subject_the_earliest_row_is_known_and_nobody_else() -> None:
+    rows = labeled(LOAN.values[:5], ["anna", "", "bert", "anna", "bert"]).take(np.array([3, 4, 1, 0, 2]))
+    assert earliest(rows) == {"anna": START, "bert": START + timedelta(microseconds=2)}
+    assert earliest(labeled(LOAN.values[:2])) == {}
 
 
 # --- rows of erased subjects

@@ -3,47 +3,63 @@
 A file holds the labelled production rows; those of the baseline come with the contract. A set is announced in the
 database before its file is written, and written under the lock of its row: so no file is ever unknown to an erasure,
 and none is written after one.
+
+Beside each file are two manifests by which others verify it: what `sha256sum -c` reads, and what DVC reads.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
+import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from driftloop.common import registry
 from driftloop.common.contract import Contract
 from driftloop.common.contract import digest as contract_digest
 from driftloop.common.postgres.pool import Pool
 from driftloop.common.registry import DigestMismatch
+from driftloop.trainer import columns
 from driftloop.trainer.domain.card import TrainingData
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.domain.dataset import LabeledRows, TrainingSet, training_set
 from driftloop.trainer.set_store import KeptSet, SetStore
 
 SIZE_LIMIT = 2_000_000_000
+MANIFEST_LIMIT = 10_000
 PREFIX = "feature."
+SHA256SUM, DVC = ".sha256", ".dvc"
 
 
 @dataclass(frozen=True)
 class SetFiles:
-    """Where the files are: `<root>/<model>/<digest>.arrow`. All raise registry.ArtifactError."""
+    """Where the files are: `<root>/<model>/<digest>.arrow`, beside each its manifests. All raise ArtifactError."""
 
     root: str
 
     def write(self, model: str, digest: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
-        registry.write_object(self.root, model, _name(digest), data)
+        """Write a file, whole or not at all, and then its manifests."""
+        name = _name(digest)
+        registry.write_object(self.root, model, name, data)
+        for ending, manifest in _manifests(name, data).items():
+            registry.write_object(self.root, model, name + ending, manifest)
 
     def read(self, model: str, digest: str) -> bytes:
         """The file of a set."""
         return registry.read_object(self.root, model, _name(digest), size_limit=SIZE_LIMIT)
 
+    def manifest(self, model: str, digest: str) -> bytes:
+        """What `sha256sum -c` reads of a set's file."""
+        return registry.read_object(self.root, model, _name(digest) + SHA256SUM, size_limit=MANIFEST_LIMIT)
+
     def delete(self, kept: KeptSet) -> None:
-        """Delete the file of a set; one that is not there is no error."""
+        """Delete the file of a set and then its manifests; what is not there is no error."""
         try:
-            registry.delete_object(self.root, kept.model_name, _name(kept.digest))
+            for ending in ("", SHA256SUM, DVC):
+                registry.delete_object(self.root, kept.model_name, _name(kept.digest) + ending)
         except registry.ArtifactMissing:
             # No root: a volume that is not mounted, or nothing was ever written.
             if kept.stored:
@@ -78,9 +94,9 @@ def encode(contract: Contract, data: TrainingData, rows: LabeledRows) -> bytes:
     A category is its number in the contract's list. A missing number is NaN, a missing or unlisted category −1.
     """
     columns: dict[str, pa.Array] = {
-        "prediction_id": pa.array(rows.ids.tolist(), pa.string()),
-        "predicted_at": pa.array(rows.times.astype("datetime64[us]")).cast(pa.timestamp("us", tz="UTC")),
-        "subject": pa.array([subject or None for subject in rows.subjects.tolist()], pa.string()),
+        "prediction_id": pa.array(rows.ids, pa.string()),
+        "predicted_at": _times(rows),
+        "subject": _subjects(rows),
         "label": pa.array(rows.labels, pa.int8()),
     }
     for name, column in zip(contract.feature_names, rows.values.T, strict=True):
@@ -102,18 +118,37 @@ def encode(contract: Contract, data: TrainingData, rows: LabeledRows) -> bytes:
 def decode(contract: Contract, data: bytes) -> LabeledRows:
     """The production rows in a file, in their order.
 
-    Raises pa.ArrowInvalid, and KeyError where it is of another model.
+    Raises pa.ArrowInvalid, and columns.ColumnError where it is of another model.
     """
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
         table = reader.read_all()
-    features = [table[PREFIX + name].to_numpy() for name in contract.feature_names]
     return LabeledRows(
-        ids=np.array(table["prediction_id"].to_pylist(), dtype=np.str_),
-        times=np.array(table["predicted_at"].cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]"),
-        values=np.column_stack(features),
-        labels=table["label"].to_numpy().astype(np.int8),
-        subjects=np.array([subject or "" for subject in table["subject"].to_pylist()], dtype=np.str_),
+        ids=columns.texts(table, "prediction_id"),
+        times=columns.instants(table, "predicted_at"),
+        values=np.column_stack([columns.floats(table, PREFIX + name) for name in contract.feature_names]),
+        labels=columns.labels(table, "label"),
+        subjects=columns.texts(table, "subject", nullable=True),
     )
+
+
+def verify(files: SetFiles, model: str, digest: str) -> bytes:
+    """The file of a set, found to be what was written: by its manifest, and by the model and digest that it states.
+
+    Who can write there can write both; that its rows are those that a version learnt from, `rebuilt` proves. Raises
+    DigestMismatch, and registry.ArtifactError where file or manifest is missing or cannot be read.
+    """
+    data, name = files.read(model, digest), _name(digest)
+    wanted, _, named = files.manifest(model, digest).decode("ascii", "replace").strip().partition("  ")
+    if named != name or hashlib.sha256(data).hexdigest() != wanted:
+        raise DigestMismatch(f"{model}/{name} is not what its manifest {name}{SHA256SUM} says: restore both")
+    try:
+        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+            stated = reader.schema.metadata or {}
+    except pa.ArrowInvalid as error:
+        raise DigestMismatch(f"{model}/{name} is no file of a training set: restore it") from error
+    if (stated.get(b"driftloop.model"), stated.get(b"driftloop.digest")) != (model.encode(), digest.encode()):
+        raise DigestMismatch(f"{model}/{name} is the file of another training set: restore it")
+    return data
 
 
 def rebuilt(contract: Contract, baseline: BaselineData, digest: str, rows: LabeledRows | None) -> TrainingSet:
@@ -131,14 +166,34 @@ def rebuilt(contract: Contract, baseline: BaselineData, digest: str, rows: Label
 
 
 def earliest(rows: LabeledRows) -> dict[str, datetime]:
-    """Of each known subject the time of the earliest row."""
-    found: dict[str, datetime] = {}
-    times = rows.times.astype("datetime64[us]").tolist()
-    for subject, time in zip(rows.subjects.tolist(), times, strict=True):
-        if subject:
-            aware = time.replace(tzinfo=UTC)
-            found[subject] = min(aware, found.get(subject, aware))
-    return found
+    """Of each subject the time of the earliest row."""
+    known = pa.table({"subject": _subjects(rows), "time": _times(rows)}).filter(pc.field("subject").is_valid())
+    found = known.group_by("subject").aggregate([("time", "min")])
+    return dict(zip(found["subject"].to_pylist(), found["time_min"].to_pylist(), strict=True))
+
+
+def _subjects(rows: LabeledRows) -> pa.Array:
+    """The subjects, null where unknown."""
+    found = pa.array(rows.subjects, pa.string())
+    return pc.if_else(pc.equal(found, ""), pa.scalar(None, pa.string()), found)
+
+
+def _times(rows: LabeledRows) -> pa.Array:
+    return pa.array(rows.times.astype("datetime64[us]")).cast(pa.timestamp("us", tz="UTC"))
+
+
+def _manifests(name: str, data: bytes) -> dict[str, bytes]:
+    """What stands beside a file, by the ending of its name.
+
+    DVC's own format (https://dvc.org/doc/user-guide/project-structure/dvc-files), of which JSON is a spelling; it knows
+    a file by MD5, which only tells what has changed, not who changed it.
+    """
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    out = {"md5": md5, "size": len(data), "hash": "md5", "path": name}
+    return {
+        SHA256SUM: f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode(),
+        DVC: msgspec.json.format(msgspec.json.encode({"outs": [out]})) + b"\n",
+    }
 
 
 def _name(digest: str) -> str:
