@@ -1,7 +1,7 @@
 """The trainer's only source of production rows: label-ingest, over HTTP, as an Arrow stream.
 
-The stream is read batch by batch into arrays, so that of a million rows no more is in memory than their arrays and one
-batch; and no further than was asked for, in size and in time.
+The stream is read piece by piece into arrays, so that of a million rows no more is in memory than their arrays and a
+piece; and no further than was asked for, in size and in time.
 """
 
 import time
@@ -21,7 +21,9 @@ from driftloop.trainer import columns
 from driftloop.trainer.columns import ColumnError
 from driftloop.trainer.domain.dataset import LabeledRows
 
-# For the first piece, and between two.
+# Large enough that the system takes back the memory of each piece when they are joined.
+PIECE_ROWS = 250_000
+# For the first bytes, and between two of their arrivals.
 TIMEOUT_SECONDS = 60.0
 # label-ingest sends ten times as many; a stream that trickles must not hold the worker for ever.
 SLOWEST_ROWS_A_SECOND = 2_000
@@ -143,7 +145,8 @@ class _Body:
                 # A stream says where it ends. To Arrow's reader the end of a batch would do, too.
                 raise RowsUnavailable("its answer broke off")
             self._buffer += piece
-        found = bytes(self._buffer[:size])
+        with memoryview(self._buffer) as view:
+            found = bytes(view[:size])
         del self._buffer[:size]
         self._left -= len(found)
         return found
@@ -151,16 +154,26 @@ class _Body:
 
 def _read(contract: Contract, body: _Body, limit: int) -> ProductionRows:
     pieces: dict[str, list[Any]] = {field.name: [] for field in fields(ProductionRows)}
-    rows = 0
     with pa.ipc.open_stream(pa.PythonFile(body, mode="r")) as reader:
-        # Without a single batch the columns are still there, and have their types.
-        _add(pieces, _rows(contract, reader.schema.empty_table()))
-        for batch in reader:
-            rows += batch.num_rows
-            if rows > limit:
-                raise RowsUnavailable(f"it sends more than the {limit} rows that were asked for")
-            _add(pieces, _rows(contract, batch))
+        for table in _tables(reader, limit):
+            _add(pieces, _rows(contract, table))
     return _joined(pieces)
+
+
+def _tables(reader: Any, limit: int) -> Iterator[pa.Table]:
+    """The stream's batches, so many rows at a time; one table without rows where there are none."""
+    batches, rows, left = [], 0, limit
+    for batch in reader:
+        batches.append(batch)
+        rows += batch.num_rows
+        left -= batch.num_rows
+        if left < 0:
+            raise RowsUnavailable(f"it sends more than the {limit} rows that were asked for")
+        if rows >= PIECE_ROWS:
+            yield pa.Table.from_batches(batches)
+            batches, rows = [], 0
+    if batches or left == limit:
+        yield pa.Table.from_batches(batches, reader.schema)
 
 
 def _add(pieces: Mapping[str, list[Any]], rows: ProductionRows) -> None:

@@ -79,7 +79,8 @@ def divide(rows: LabeledRows, gate_labels: int) -> Division:
     order = np.lexsort((rows.ids, rows.times))
     edge = max(0, len(rows) - gate_labels)
     older, gate = order[:edge], order[edge:]
-    met = np.isin(rows.subjects[older], rows.subjects[gate]) & (rows.subjects[older] != "")
+    known = set(rows.subjects[gate].tolist()) - {""}
+    met = np.array([subject in known for subject in rows.subjects[older].tolist()], dtype=np.bool_)
     return Division(rows.take(older[~met]), rows.take(gate), withheld=int(met.sum()))
 
 
