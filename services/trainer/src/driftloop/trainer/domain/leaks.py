@@ -78,11 +78,11 @@ def require_unchanged(before: LeakReport, after: LeakReport) -> None:
 
 def _check_split(contract: Contract, labels: NDArray[np.int8], split: BaselineSplit) -> None:
     fixed = split_baseline(contract, labels)
-    moved = len(np.setxor1d(fixed.holdout, split.holdout))
+    moved = len(np.setdiff1d(split.holdout, fixed.holdout))
     if moved:
         raise LeakError(
-            f"the baseline's held-out rows are not the contract's ({moved} differ): every version must leave out the "
-            "same; draw them by baseline.seed"
+            f"{moved} of the baseline's held-out rows are not the contract's: every version must leave out the same; "
+            "draw them by baseline.seed"
         )
     both = len(np.intersect1d(split.train, fixed.holdout))
     if both:
