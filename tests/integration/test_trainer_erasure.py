@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from driftloop.common.contract import Contract, Recipe
 from driftloop.common.events import SubjectErased
 from driftloop.common.postgres import migrations
 from driftloop.common.postgres.pool import Pool
@@ -22,7 +23,7 @@ from driftloop.trainer import handlers
 from driftloop.trainer.domain.card import TrainingData, training_data
 from driftloop.trainer.domain.dataset import LabeledRows, training_set
 from driftloop.trainer.purging import PurgeWorker
-from driftloop.trainer.training_sets import SetFiles, decode, keep, rebuilt
+from driftloop.trainer.training_sets import SetFiles, decode, keep, rebuilt, verify
 from tests.support.asgi import ask
 from tests.support.house import PASSWORD, House
 from tests.support.paths import MODELS
@@ -118,6 +119,8 @@ def test_a_set_is_kept_until_one_of_its_subjects_is_erased(trainer: Trainer) -> 
     trainer.purge()
     assert (trainer.kept(), trainer.set(digest)) == ([], (True, False, True))
     assert trainer.subjects() == []
+    # Its manifests are gone, too.
+    assert [one.name for one in trainer.folder.iterdir()] == [".lock"]
 
 
 def test_a_set_without_the_subject_stays_as_it_is(trainer: Trainer) -> None:
@@ -324,9 +327,9 @@ def test_of_versions_that_are_older_than_this_the_baselines_alone_can_be_rebuilt
     trainer.purge()
 
 
-def retrain(trainer: Trainer) -> None:
+def retrain(trainer: Trainer, contract: Contract = CONTRACT) -> None:
     """An alarm came; the worker judges a challenger on 150 rows."""
-    desk = Desk(trainer.house, trainer.pool, now=trainer.now)
+    desk = Desk(trainer.house, trainer.pool, contract=contract, now=trainer.now)
     desk.drift()
     desk.retrain()
 
@@ -340,6 +343,19 @@ def test_a_challenger_keeps_what_it_learnt_from_and_nothing_of_the_gate(trainer:
     assert len(rows) == len(trainer.subjects()) == 110
     assert rows.times.max() == np.datetime64((START + timedelta(seconds=110)).replace(tzinfo=None))
     assert rebuilt(CONTRACT, BASELINE, found["digest"], rows).labeled_rows == 110
+
+
+def test_a_challenger_learns_and_keeps_what_its_recipe_says(trainer: Trainer) -> None:
+    recipe = Recipe(rows="window", window_rows=70, baseline=False, half_life_days=60 / 86_400)
+    contract = msgspec.structs.replace(CONTRACT, training=recipe)
+    first(trainer)
+    retrain(trainer, contract)
+    digest = shown(trainer, 2)["digest"]
+    rows = decode(contract, verify(trainer.files, NAME, digest))
+    assert (len(rows), len(trainer.subjects())) == (70, 70)
+    found = rebuilt(contract, BASELINE, digest, rows)
+    assert found.weights is not None
+    assert (found.baseline_rows, found.weights[-1] > found.weights[0]) == (0, True)
 
 
 def test_a_version_says_that_its_set_cannot_be_rebuilt_since_when_and_why(trainer: Trainer) -> None:

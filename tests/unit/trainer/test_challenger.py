@@ -14,8 +14,7 @@ from driftloop.demo.populations import BaselineLike, older
 from driftloop.drift_monitor.domain.calibration import calibrators_of
 from driftloop.drift_monitor.domain.concept import ConceptTest, concept_test
 from driftloop.trainer.domain.challenger import BaselineData, Challenger, ReferenceRows, challenge, first_version
-from driftloop.trainer.domain.dataset import Division, LabeledRows, divide, division_of
-from driftloop.trainer.domain.dataset import Division, LabeledRows, divide
+from driftloop.trainer.domain.dataset import Division, LabeledRows, divide, division_of, training_set
 from driftloop.trainer.domain.evidence import decide
 from driftloop.trainer.domain.export import score
 from driftloop.trainer.domain.training import out_of_fold_scores
@@ -172,3 +171,7 @@ def test_a_recipe_reaches_the_model_and_its_card(first: Challenger, second: Chal
     assert data.digest != second.card.training.digest
     assert weighted.model != second.model
     assert second.card.training.effective_rows is None
+    fitted = training_set(BASELINE.values, BASELINE.labels, BASELINE.split, division.train, contract.training)
+    unseen = out_of_fold_scores(contract, fitted.features, fitted.labels, weights=fitted.weights)
+    scores = np.concatenate((unseen[-NEW + 150 :], scores_of(weighted, division.gate.values)))
+    assert weighted.profile.calibration == scored_rows(scores, ROWS.labels[OLD : OLD + NEW])

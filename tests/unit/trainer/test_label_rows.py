@@ -177,7 +177,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
         "column 'feature.employment' has the type int32: it must hold texts",
     ),
     "a label is neither 0 nor 1": (
-        rows_sent([sent(0), sent(1, label=2), sent(2, label=-1)]),
+        rows_sent([sent(0, label=None), sent(1, label=2), sent(2, label=-1)]),
         "column 'label' has 2 labels that are neither 0 nor 1",
     ),
     "a label is a fraction": (
@@ -254,6 +254,21 @@ def test_more_rows_than_were_asked_for_are_not_read() -> None:
 def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_rows, "MESSAGE_LIMIT", 1_000)
     assert "more than were asked for" in unusable(rows_sent([sent(row) for row in range(1000)], batch=1000))
+
+
+def test_an_answer_of_many_small_pieces_has_an_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("MESSAGE_LIMIT", 4_000), ("ROW_BYTES", 0), ("VALUE_BYTES", 0)):
+        monkeypatch.setattr(label_rows, name, size)
+    assert "more than were asked for" in unusable(rows_sent([sent(row) for row in range(100)]))
+    assert len(fetched(rows_sent([sent(row) for row in range(3)]))) == 3
+
+
+@pytest.mark.parametrize("n", [0, 4, 7])
+def test_pieces_are_joined_whatever_their_size(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr(label_rows, "PIECE_ROWS", 2)
+    found = fetched(rows_sent([sent(row, BORROWER | {"term": row + 1}) for row in range(n)], batch=1))
+    assert found.ids.tolist() == [f"p-{row}" for row in range(n)]
+    assert found.values[:, 2].tolist() == list(range(1, n + 1))
 
 
 def test_an_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

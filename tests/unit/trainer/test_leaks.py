@@ -202,6 +202,9 @@ def test_rows_look_the_same_where_the_same_values_are_missing() -> None:
     rows = production()
     values = rows.values.copy()
     values[[0, 88], :] = np.nan
+    # Of a missing value the sign means nothing, and of zero neither.
+    values[88, 1] = -np.nan
+    values[[0, 88], 2] = 0.0, -0.0
     assert clean(replace(rows, values=values)).check().gate_repeated == 1
 
 

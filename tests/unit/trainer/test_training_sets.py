@@ -160,6 +160,14 @@ def test_a_file_with_one_bit_changed_is_not_verified(files: SetFiles, tmp_path: 
         verify(files, "loan", digest)
 
 
+def test_a_manifest_of_another_file_says_nothing_of_this_one(files: SetFiles, tmp_path: Path) -> None:
+    digest, file = kept_set(files, tmp_path)
+    manifest = file.with_name(f"{file.name}.sha256")
+    manifest.write_text(manifest.read_text().replace(digest, DIGEST))
+    with pytest.raises(DigestMismatch, match="is not what its manifest"):
+        verify(files, "loan", digest)
+
+
 @pytest.mark.parametrize("model", ["loan", "other"])
 def test_the_file_of_another_set_is_not_verified_though_its_manifest_fits(
     files: SetFiles, tmp_path: Path, model: str
