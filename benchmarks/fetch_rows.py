@@ -26,10 +26,11 @@ from benchmarks.harness import Figure, conditions, record
 from driftloop.common.contract import load_contract
 from driftloop.common.rows import Row, validator
 from driftloop.trainer.build import load_baseline
+from driftloop.trainer.columns import FEATURE
 from driftloop.trainer.domain.card import training_data
 from driftloop.trainer.domain.dataset import division_of, training_set
 from driftloop.trainer.domain.leaks import check_leaks
-from driftloop.trainer.label_rows import FEATURE, ProductionRows, fetch_rows
+from driftloop.trainer.label_rows import ProductionRows, fetch_rows
 from driftloop.trainer.training_sets import decode, encode
 from tests.support.paths import MODELS
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 # Ids and pseudonyms have at most 200 characters. An array gives every text the room of the longest.
 TEXT_LIMIT = 200
+# Before a feature's name, so that it can be that of no other column.
+FEATURE = "feature."
 
 Columns = Any  # a pyarrow.RecordBatch or Table: pyarrow has no types
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from driftloop.common.contract import Contract
 from driftloop.common.settings import Secret, SettingsError, variable
 from driftloop.trainer import columns
-from driftloop.trainer.columns import ColumnError
+from driftloop.trainer.columns import FEATURE, ColumnError
 from driftloop.trainer.domain.dataset import LabeledRows
 
 # Large enough that the system takes back the memory of each piece when they are joined.
@@ -31,7 +31,6 @@ MESSAGE_LIMIT = 256_000_000
 # A row's ids and fixed columns, and one value of it, at their very longest.
 ROW_BYTES, VALUE_BYTES = 2_000, 1_000
 KEY_VARIABLE = variable("label_ingest_key")
-FEATURE = "feature."
 
 
 class RowsUnavailable(RuntimeError):

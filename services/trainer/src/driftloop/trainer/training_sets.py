@@ -30,7 +30,6 @@ from driftloop.trainer.set_store import KeptSet, SetStore
 
 SIZE_LIMIT = 2_000_000_000
 MANIFEST_LIMIT = 10_000
-PREFIX = "feature."
 SHA256SUM, DVC = ".sha256", ".dvc"
 
 
@@ -93,21 +92,21 @@ def encode(contract: Contract, data: TrainingData, rows: LabeledRows) -> bytes:
 
     A category is its number in the contract's list. A missing number is NaN, a missing or unlisted category −1.
     """
-    columns: dict[str, pa.Array] = {
+    arrays: dict[str, pa.Array] = {
         "prediction_id": pa.array(rows.ids, pa.string()),
         "predicted_at": _times(rows),
         "subject": _subjects(rows),
         "label": pa.array(rows.labels, pa.int8()),
     }
     for name, column in zip(contract.feature_names, rows.values.T, strict=True):
-        columns[PREFIX + name] = pa.array(np.ascontiguousarray(column), pa.float64())
+        arrays[columns.FEATURE + name] = pa.array(np.ascontiguousarray(column), pa.float64())
     meaning = {
         "driftloop.model": contract.name,
         "driftloop.digest": data.digest,
         "driftloop.contract_digest": contract_digest(contract),
         "driftloop.baseline_rows": str(data.baseline_rows),
     }
-    table = pa.table(columns).replace_schema_metadata(meaning)
+    table = pa.table(arrays).replace_schema_metadata(meaning)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
@@ -125,7 +124,7 @@ def decode(contract: Contract, data: bytes) -> LabeledRows:
     return LabeledRows(
         ids=columns.texts(table, "prediction_id"),
         times=columns.instants(table, "predicted_at"),
-        values=np.column_stack([columns.floats(table, PREFIX + name) for name in contract.feature_names]),
+        values=np.column_stack([columns.floats(table, columns.FEATURE + name) for name in contract.feature_names]),
         labels=columns.labels(table, "label"),
         subjects=columns.texts(table, "subject", nullable=True),
     )
