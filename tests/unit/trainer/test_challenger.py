@@ -157,6 +157,8 @@ def test_more_may_be_lost_on_the_baseline_where_concept_drift_was_declared(
     )
     assert challenger.card.decision is not None
     assert challenger.card.decision.accepted_loss == accepted
+
+
 def test_a_recipe_reaches_the_model_and_its_card(first: Challenger, second: Challenger) -> None:
     """A row a second: of 5 minutes' half-life the old population's labels count little."""
     contract = msgspec.structs.replace(CONTRACT, training=Recipe(half_life_days=300 / 86_400, balance="balanced"))

@@ -467,6 +467,8 @@ def _check_rollout(path: Path, rollout: Rollout) -> None:
         if step.min_labels is None and step.min_seconds is None:
             remedy = "ends by nothing, and another follows: give it min_labels or min_seconds"
             raise ContractError(path, f"$.rollout.steps[{place}]", None, remedy)
+
+
 def _check_recipe(path: Path, contract: Contract) -> None:
     recipe, least = contract.training, contract.gates.train_labels
     windows = {"window_days": recipe.window_days, "window_rows": recipe.window_rows}

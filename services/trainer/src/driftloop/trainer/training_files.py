@@ -74,6 +74,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     concept_drift: bool
     withheld: int
+    unused: int
 
 
 def write_task(folder: Path, task: TrainingTask) -> None:
@@ -85,6 +86,7 @@ def write_task(folder: Path, task: TrainingTask) -> None:
         reason=task.reason,
         concept_drift=task.concept_drift,
         withheld=task.division.withheld,
+        unused=task.division.unused,
     )
     arrays: dict[str, NDArray[Any]] = {
         "baseline_values": task.baseline.values,
@@ -114,7 +116,7 @@ def read_task(folder: Path) -> TrainingTask:
                 arrays["baseline_labels"],
                 BaselineSplit(arrays["baseline_train"], arrays["baseline_holdout"]),
             ),
-            division=Division(_rows("train", arrays), _rows("gate", arrays), told.withheld),
+            division=Division(_rows("train", arrays), _rows("gate", arrays), told.withheld, told.unused),
             reference=ReferenceRows(arrays["reference_ids"], arrays["reference_values"]),
             champion=(folder / CHAMPION).read_bytes(),
             since=arrays["since"][()],
