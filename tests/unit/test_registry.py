@@ -226,6 +226,35 @@ def test_nothing_is_opened_before_the_signature_was_verified(place: Place, tmp_p
 # Content
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_signed_file_of_another_version_is_none_of_this_one(place: Place, name: str) -> None:
+    """Of one signer, of the same form, and it would decode: a profile, say, that hides a drift."""
+    ref = place.write()
+    place.write(msgspec.structs.replace(small_bundle(CONTRACT, version=2, weight=0.2), card=b'{"reason": "another"}'))
+    shutil.copy(place.folder(2) / name, place.folder(1) / name)
+    assert place.reason(ref) == "digest"
+
+
+def test_another_models_signed_bundle_in_its_place_is_refused(place: Place) -> None:
+    loan = small_bundle(shipped("loan").contract)
+    ref, theirs = place.write(), place.write(loan)
+    shutil.rmtree(place.folder())
+    shutil.copytree(place.root / "loan" / "1", place.folder())
+    assert place.reason(ref) == "digest"
+    assert place.reason(msgspec.structs.replace(theirs, uri=ref.uri)) == "signature"
+
+
+def test_a_signer_cannot_give_a_version_anothers_profile(place: Place) -> None:
+    ref = place.write()
+    profile = msgspec.json.encode(small_bundle(CONTRACT, version=2).profile)
+    (place.folder() / "profile.json").write_bytes(profile)
+    manifest = msgspec.json.decode((place.folder() / "manifest.json").read_bytes())
+    manifest["files"]["profile.json"] = {"sha256": hashlib.sha256(profile).hexdigest(), "size": len(profile)}
+    (place.folder() / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    with pytest.raises(registry.ArtifactMalformed, match=r"profile.json is another version's"):
+        place.fetch(place.resigned(ref))
+
+
 def test_exactly_the_limit_is_accepted(place: Place) -> None:
     ref = place.write()
     size = sum((place.folder() / name).stat().st_size for name in FILES if name != "manifest.json")

@@ -3,7 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from sklearn.impute import SimpleImputer
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
 
+from driftloop.common.onnx_policy import UnusableModel
 from driftloop.trainer.domain.export import ExportMismatch, check_export, export_onnx, known_answers, score
 from driftloop.trainer.domain.training import out_of_fold_scores, train
 from tests.support.models import Shipped, shipped
@@ -38,6 +42,13 @@ def test_its_interface_is_features_in_probabilities_out(model: Shipped) -> None:
     assert "probabilities" in [output.name for output in loaded.graph.output]
     assert {entry.domain for entry in loaded.opset_import} == {"", "ai.onnx.ml"}
     assert len(loaded.opset_import) == 2
+
+
+def test_what_every_predictor_would_refuse_is_not_exported() -> None:
+    model = MODELS["loan"]
+    bayes = make_pipeline(SimpleImputer(), GaussianNB()).fit(model.features, model.labels)
+    with pytest.raises(UnusableModel, match="ReduceLogSumExp"):
+        export_onnx(bayes, model.features.shape[1])
 
 
 def test_a_row_scores_alone_as_it_does_among_others(model: Shipped) -> None:

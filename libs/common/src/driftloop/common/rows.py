@@ -139,25 +139,37 @@ def read_baseline(contract: Contract, path: Path) -> tuple[list[Row], NDArray[np
     The CSV file has a header; columns that are neither a feature nor the target are ignored; an empty cell is missing.
     Raises ContractError naming the file, the line and the column.
     """
+    records = _records(path, (*contract.feature_names, contract.target.name))
+    rows = [_canonical(contract, path, line, record) for line, record in enumerate(records, start=2)]
+    labels = [_label(contract, path, line, one[contract.target.name]) for line, one in enumerate(records, start=2)]
+    return rows, np.array(labels, dtype=np.int8)
+
+
+def read_rows(contract: Contract, path: Path) -> list[Row]:
+    """The canonical rows of a CSV file with the contract's features, as `read_baseline` reads them, without labels."""
+    records = _records(path, contract.feature_names)
+    return [_canonical(contract, path, line, record) for line, record in enumerate(records, start=2)]
+
+
+def _records(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
+    """The cells of a CSV file by their columns' names; `wanted` ones must be there."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             records = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ContractError(path, "$", None, f"cannot be read ({error}): give a readable UTF-8 CSV file") from error
-    wanted = (*contract.feature_names, contract.target.name)
     absent = [name for name in wanted if not records or records[0].get(name) is None]
     if absent:
         raise ContractError(path, "header", None, f"needs rows with the columns {list(wanted)}; no values for {absent}")
-    rows: list[Row] = []
-    labels: list[int] = []
-    for line, record in enumerate(records, start=2):
-        try:
-            rows.append(canonicalise(contract, {f.name: read_cell(f, record[f.name]) for f in contract.features}))
-        except InvalidRow as invalid:
-            worst = invalid.errors[0]
-            raise ContractError(path, f"line {line}, {worst.field}", worst.value, worst.reason) from invalid
-        labels.append(_label(contract, path, line, record[contract.target.name]))
-    return rows, np.array(labels, dtype=np.int8)
+    return records
+
+
+def _canonical(contract: Contract, path: Path, line: int, record: Mapping[str, str]) -> Row:
+    try:
+        return canonicalise(contract, {f.name: read_cell(f, record[f.name]) for f in contract.features})
+    except InvalidRow as invalid:
+        worst = invalid.errors[0]
+        raise ContractError(path, f"line {line}, {worst.field}", worst.value, worst.reason) from invalid
 
 
 def read_cell(feature: Feature, text: str | None) -> object:

@@ -6,6 +6,7 @@ What a request is at stands in the database before it is begun, so that the trai
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,8 +27,9 @@ from driftloop.common.tracing import Attributes, span
 from driftloop.trainer import deciding
 from driftloop.trainer.domain.card import card_of
 from driftloop.trainer.domain.challenger import BaselineData, ReferenceRows, instant
-from driftloop.trainer.domain.dataset import LabeledRows, division_of, labels_wanted
+from driftloop.trainer.domain.dataset import Division, LabeledRows, division_of, labels_wanted
 from driftloop.trainer.domain.evidence import Evidence, decide
+from driftloop.trainer.domain.imported import unseen_holdout
 from driftloop.trainer.domain.requests import DAY, TRIES, next_run, next_training
 from driftloop.trainer.domain.stability import unstable
 from driftloop.trainer.evidence_store import EvidenceStore
@@ -237,19 +239,19 @@ class RetrainingWorker:
         version = self._begin(request, len(data.labeled))
         if version is None:
             return
-        since = np.datetime64(_naive(request.changed_since))
-        division = division_of(contract, data.labeled, since)
-        task = TrainingTask(
-            contract, model.baseline, division, data.reference, champion.model, since, version, self._clock(),
-            _reason(request), request.concept_drift,
-        )  # fmt: skip
         try:
+            task = _task(model, request, data, champion, version, self._clock())
             trained = self._run(task, lambda: stop.is_set() or not self._wanted(request), self._saying(request))
-            self._register(model, request, trained, division.train, division.gate, data.new_labels, stop)
+            self._register(model, request, trained, task.division, data.new_labels, stop)
         except TrainingStopped:
             self._stopped(request)
         except TrainingFailed as error:
             self._failed(model, request, error.failure, data.new_labels)
+        except ValueError as error:
+            self._failed(model, request, Failure("data", str(error)), data.new_labels)
+        except OSError as error:
+            told = f"it could not be handed to a process of its own: {error.strerror}"
+            self._failed(model, request, Failure("internal", told), data.new_labels)
         else:
             self._decide_anew(model)
 
@@ -266,43 +268,56 @@ class RetrainingWorker:
         return version
 
     def _wanted(self, request: Request) -> bool:
-        with self._pool.connection() as connection:
-            found = RequestStore(connection).current(request.model_name)
+        """Whether the request is still open. While the database is away, nothing has changed."""
+        try:
+            with self._pool.connection() as connection:
+                found = RequestStore(connection).current(request.model_name)
+        except psycopg.OperationalError:
+            return True
         return found is not None and found.id == request.id
 
     def _saying(self, request: Request) -> Callable[[str], None]:
-        return lambda text: self._wait(request, f"training: {text}", {})
+        def say(text: str) -> None:
+            with suppress(psycopg.OperationalError):
+                self._wait(request, text, {})
+
+        return lambda text: say(f"training: {text}")
 
     def _register(
-        self, model: ModelData, request: Request, trained: Trained, train: LabeledRows, gate: LabeledRows, labels: int,
+        self, model: ModelData, request: Request, trained: Trained, division: Division, labels: int,
         stop: threading.Event,
     ) -> None:  # fmt: skip
-        """Keep what was made. A store that is away, or full, is waited for: training again would not help it."""
-        card = card_of(trained.bundle.card)
+        """Keep what was made. What is away, or full, is waited for: training again would not help it."""
         while True:
             try:
-                keep(self._pool, self._sets, model.contract, card.training, train, self._clock)
-                artifact = self._artifacts.write(trained.bundle)
-                break
+                self._evaluated(model, request, trained, division, labels)
+                return
             except ArtifactError as error:
                 if not error.transient:
                     raise TrainingFailed(Failure("data", str(error))) from error
-                self._wait(request, f"trained; waiting to keep it: {error}", {})
+                self._saying(request)(f"done; waiting to keep it: {error}")
+            except psycopg.OperationalError as error:
+                if not is_transient(error):
+                    raise
+                logger.warning("a training waits for the database", extra={"model": request.model_name})
             if stop.wait(self._check_seconds) or not self._wanted(request):
                 raise TrainingStopped
-        since = instant(gate.times.min()) if len(gate) else None
+
+    def _evaluated(self, model: ModelData, request: Request, trained: Trained, division: Division, labels: int) -> None:
+        """Write set and artifact, and note version, evidence and verdict in one transaction."""
+        card, gate = card_of(trained.bundle.card), division.gate
+        assert card.decision is not None
+        keep(self._pool, self._sets, model.contract, card.training, division.train, self._clock)
+        artifact = self._artifacts.write(trained.bundle)
+        outcome = "passed the gate" if card.decision.promoted else "did not pass the gate"
+        reason = f"version {card.model_version} {outcome}: " + "; ".join(card.decision.reasons)
         with self._pool.connection() as connection:
-            store = RequestStore(connection)
-            assert card.decision is not None
-            outcome = "passed the gate" if card.decision.promoted else "did not pass the gate"
-            reason = f"version {card.model_version} {outcome}: " + "; ".join(card.decision.reasons)
-            if not store.become(request.id, "evaluated", reason, self._clock()):
-                return
-            Store(connection).add_version(card, artifact)
-            EvidenceStore(connection).add(
-                model.contract.name, card.model_version, trained.evidence, earliest(gate), self._clock()
-            )
-            store.set_judged(request.id, card.model_version, labels, since)
+            now, store = self._clock(), RequestStore(connection)
+            if store.become(request.id, "evaluated", reason, now):
+                name, version = card.model_name, card.model_version
+                Store(connection).add_version(card, artifact)
+                EvidenceStore(connection).add(name, version, trained.evidence, earliest(gate), now)
+                store.set_judged(request.id, version, labels, instant(gate.times.min()) if len(gate) else None)
 
     def _stopped(self, request: Request) -> None:
         """A training that ended with the trainer, or whose request was withdrawn, was no try."""
@@ -419,6 +434,26 @@ def open_scheduled(connection: Connection, contract: Contract, now: datetime) ->
             f"schedule:{contract.name}:{due.isoformat()}", "schedule", contract.name, model.champion, since, now,
             f"the schedule {schedule} was due at {due:%Y-%m-%d %H:%M} UTC",
         )  # fmt: skip
+
+
+def _task(
+    model: ModelData, request: Request, data: _Data, champion: Bundle, version: int, created: datetime
+) -> TrainingTask:
+    """What the training process is given. Raises ValueError where the rows allow none."""
+    since = np.datetime64(_naive(request.changed_since))
+    return TrainingTask(
+        contract=model.contract,
+        baseline=model.baseline,
+        division=division_of(model.contract, data.labeled, since),
+        reference=data.reference,
+        champion=champion.model,
+        since=since,
+        version=version,
+        created=created,
+        reason=_reason(request),
+        concept_drift=request.concept_drift,
+        unseen=unseen_holdout(card_of(champion.card), model.baseline),
+    )
 
 
 def _reason(request: Request) -> str:

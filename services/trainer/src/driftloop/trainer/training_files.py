@@ -48,6 +48,7 @@ class TrainingTask:
     created: datetime
     reason: str
     concept_drift: bool
+    unseen: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def write_task(folder: Path, task: TrainingTask) -> None:
         "reference_ids": task.reference.ids,
         "reference_values": task.reference.values,
         "since": np.array(task.since, dtype="datetime64[us]"),
+        **({} if task.unseen is None else {"unseen": task.unseen}),
         **_columns("train", task.division.train),
         **_columns("gate", task.division.gate),
     }
@@ -124,6 +126,7 @@ def read_task(folder: Path) -> TrainingTask:
             created=told.created,
             reason=told.reason,
             concept_drift=told.concept_drift,
+            unseen=arrays.get("unseen"),
         )
 
 

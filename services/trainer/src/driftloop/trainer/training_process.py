@@ -45,6 +45,7 @@ def train(folder: Path) -> Failure | None:
             created=task.created,
             reason=task.reason,
             concept_drift=task.concept_drift,
+            unseen=task.unseen,
         )
         assert challenger.evidence is not None
         write_trained(folder, Trained(bundle(task.contract, challenger), challenger.evidence))

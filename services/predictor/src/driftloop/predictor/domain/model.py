@@ -10,27 +10,15 @@ from numpy.typing import NDArray
 
 from driftloop.common.conformal import Conformal, conformal_of
 from driftloop.common.contract import Contract
-from driftloop.common.onnx import ort, runtime
+from driftloop.common.onnx import RUNTIME_ERRORS, open_session, ort
+from driftloop.common.onnx_policy import INPUT, OUTPUT, UnusableModel, check_model
 from driftloop.common.profile import CategoricalReference
 from driftloop.common.registry import Bundle, KnownAnswers
-from driftloop.predictor.domain.onnx_policy import INPUT, OUTPUT, UnusableModel, check_model
 from driftloop.predictor.domain.reference import KnownRanges
 
 __all__ = ["LoadedModel", "UnusableModel", "load_model"]
 
 PAUSE_SECONDS = 0.005
-# The runtime's errors have no common base.
-_RUNTIME_ERRORS = (
-    runtime.EPFail,
-    runtime.EngineError,
-    runtime.Fail,
-    runtime.InvalidArgument,
-    runtime.InvalidGraph,
-    runtime.InvalidProtobuf,
-    runtime.NoModel,
-    runtime.NotImplemented,
-    runtime.RuntimeException,
-)
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class LoadedModel:
             return np.empty(0)
         try:
             probabilities: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: features})[0][:, 1]
-        except _RUNTIME_ERRORS as error:
+        except RUNTIME_ERRORS as error:
             raise UnusableModel("runtime", f"the model cannot answer: {_first_line(error)}") from error
         return probabilities.astype(np.float64)
 
@@ -110,21 +98,9 @@ def _columns(features: Sequence[tuple[str, tuple[str, ...]]]) -> str:
 
 
 def _open(data: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    # One row is too little work to share, and a replica's cores belong to its workers.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # What answers is what was checked, and is opened sooner: there is nothing to rewrite in trees.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Bytes can be made that are an ONNX file and one of the runtime's own format, which nobody has checked.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except _RUNTIME_ERRORS as error:
+        return open_session(data)
+    except RUNTIME_ERRORS as error:
         raise UnusableModel("runtime", f"the runtime cannot open the model: {_first_line(error)}") from error
 
 
@@ -135,7 +111,7 @@ def _check_known_answers(model: LoadedModel, known: KnownAnswers) -> None:
         raise UnusableModel("known_answers", f"they are {inputs.shape}, the model takes [n, {model.width}]")
     try:
         got = model.session.run([OUTPUT], {INPUT: inputs})[0]
-    except _RUNTIME_ERRORS as error:
+    except RUNTIME_ERRORS as error:
         raise UnusableModel("known_answers", f"the model cannot answer them: {_first_line(error)}") from error
     if got.shape != (len(expected), 2) or got.dtype != np.float32:
         raise UnusableModel("output", f"probabilities are {got.dtype} {got.shape}, not float32 [{len(expected)}, 2]")

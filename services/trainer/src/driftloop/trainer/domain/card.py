@@ -1,19 +1,28 @@
 """The model card: what a version is, what it was made of, how good it is, and why it serves or does not."""
 
+import os
 from collections.abc import Mapping
 from datetime import datetime
+from importlib.metadata import distribution
 from importlib.metadata import version as installed_version
 from platform import python_version
+from typing import Any, Literal
 
 import msgspec
 
 from driftloop.common.contract import Contract, digest
 from driftloop.trainer.domain.dataset import TrainingSet
 from driftloop.trainer.domain.gate import GateDecision
+from driftloop.trainer.domain.inspection import Inspection
 from driftloop.trainer.domain.leaks import LeakReport
 from driftloop.trainer.domain.metrics import Metrics
 
+OWN = "driftloop-trainer"
+REVISION_VARIABLE = "DRIFTLOOP_REVISION"
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "skl2onnx")
+
+ImportSource = Literal["onnx", "scikit-learn"]
+TrainedOn = Literal["none", "baseline-train", "file"]
 
 
 class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +42,35 @@ class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
     effective_rows: float | None = None
 
 
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a version came from that was not trained here, and which baseline rows it is said to have seen.
+
+    `file_digest` is the SHA-256 of the file that was given. `trained_on` is what was said: no baseline row, the
+    baseline's training rows, or a file of `named_rows` rows. `seen_holdout` are the numbers of the held-out baseline
+    rows among them, counted from 0, and `seen_holdout_digest` that of their values and labels (as of a training set).
+    """
+
+    source: ImportSource
+    file_digest: str
+    trained_on: TrainedOn
+    named_rows: int
+    seen_holdout: tuple[int, ...]
+    seen_holdout_digest: str
+    made_with: str | None = None
+
+
+class Code(msgspec.Struct, frozen=True, kw_only=True):
+    """The trainer's version, and the commit that it was built from where the installation knows it."""
+
+    version: str
+    commit: str | None = None
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """One version's whole story. `metrics` are by slice, each of rows that the version never trained on."""
+    """One version's whole story. `metrics` are by slice, each of rows that the version never trained on.
+
+    What has a default is not in the cards of older releases, which are read as well.
+    """
 
     model_name: str
     model_version: int
@@ -50,6 +86,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     decision: GateDecision | None
     libraries: dict[str, str]
     leaks: LeakReport | None = None
+    inspection: Inspection | None = None
+    code: Code | None = None
+    imported: Imported | None = None
 
 
 def training_data(data: TrainingSet, since: datetime | None = None, until: datetime | None = None) -> TrainingData:
@@ -75,6 +114,8 @@ def model_card(
     metrics: Mapping[str, Metrics],
     decision: GateDecision | None = None,
     leaks: LeakReport | None = None,
+    *,
+    inspection: Inspection | None = None,
 ) -> ModelCard:
     """Write the card of a version; `decision` is None for a first version, which met no champion."""
     return ModelCard(
@@ -92,9 +133,42 @@ def model_card(
         decision=decision,
         leaks=leaks,
         libraries={"python": python_version()} | {name: installed_version(name) for name in LIBRARIES},
+        inspection=inspection,
+        code=code_version(),
     )
 
 
 def card_of(data: bytes) -> ModelCard:
     """A card as a bundle carries it."""
     return msgspec.json.decode(data, type=ModelCard)
+
+
+def card_schema() -> dict[str, Any]:
+    """The JSON Schema of a card, as docs/model-card.schema.json has it."""
+    found = msgspec.json.schema(ModelCard, schema_hook=lambda _kind: {"description": "a parameter of the estimator"})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found
+
+
+def code_version() -> Code:
+    """Which code runs: by what the image's build said of it, or by what pip noted of where it came from."""
+    told = os.environ.get(REVISION_VARIABLE, "").strip()
+    commit = told if told and told != "unknown" else _installed_commit()
+    return Code(version=installed_version(OWN), commit=commit)
+
+
+def _installed_commit() -> str | None:
+    """The commit of an installation from a repository (direct_url.json, PEP 610), None of any other."""
+    origin = distribution(OWN).read_text("direct_url.json")
+    try:
+        found = msgspec.json.decode(origin or "{}", type=_Origin)
+    except msgspec.MsgspecError:
+        return None
+    return found.vcs_info.commit_id if found.vcs_info else None
+
+
+class _Checkout(msgspec.Struct, frozen=True):
+    commit_id: str
+
+
+class _Origin(msgspec.Struct, frozen=True):
+    vcs_info: _Checkout | None = None

@@ -12,12 +12,16 @@ from driftloop.trainer.domain import card, export
 from driftloop.trainer.domain.dataset import Division, TrainingSet, training_set
 from driftloop.trainer.domain.evidence import Evidence, decide
 from driftloop.trainer.domain.gate import Paired
+from driftloop.trainer.domain.inspection import inspect
 from driftloop.trainer.domain.leaks import LeakReport, check_leaks, require_unchanged
 from driftloop.trainer.domain.metrics import Metrics, evaluate
 from driftloop.trainer.domain.reference import reference_profile
 from driftloop.trainer.domain.segments import segments
 from driftloop.trainer.domain.split import BaselineSplit, split_baseline
 from driftloop.trainer.domain.training import out_of_fold_scores, train
+
+# The slices of the card.
+HOLDOUT, NEWEST = "baseline_holdout", "newest"
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,6 @@ def first_version(contract: Contract, baseline: BaselineData, version: int, crea
     scores = np.empty(len(baseline.labels))
     scores[baseline.split.train] = out_of_fold_scores(contract, data.features, data.labels, weights=data.weights)
     scores[held] = export.score(model, baseline.values[held].astype(np.float32))
-    metrics = {"baseline_holdout": evaluate(baseline.labels[held], scores[held], contract.decision_threshold)}
-    described = card.model_card(
-        contract,
-        version,
-        created,
-        "first version, trained on the baseline",
-        card.training_data(data),
-        metrics,
-        leaks=leaks,
-    )
     profile = reference_profile(
         contract,
         version,
@@ -89,6 +83,16 @@ def first_version(contract: Contract, baseline: BaselineData, version: int, crea
         scores,
         calibration=scored_rows(scores[baseline.split.train], data.labels),
         heldout=scored_rows(scores[held], baseline.labels[held]),
+    )
+    described = card.model_card(
+        contract,
+        version,
+        created,
+        "first version, trained on the baseline",
+        card.training_data(data),
+        {HOLDOUT: evaluated(contract, baseline.labels[held], scores[held])},
+        leaks=leaks,
+        inspection=inspect(contract, model, HOLDOUT, baseline.labels[held], baseline.values[held], profile.heldout),
     )
     return Challenger(model, described, profile, inputs, answers)
 
@@ -105,30 +109,35 @@ def challenge(
     created: datetime,
     reason: str,
     concept_drift: bool = False,
+    unseen: NDArray[np.bool_] | None = None,
 ) -> Challenger:
     """Train on the baseline and the older labelled rows; compare with the champion on rows that neither has seen.
 
     Rows predicted at or after `since` are of the new population: what the scores mean is learnt from these alone.
-    `concept_drift` says that it was declared: the old law is wrong, and more may be lost on the baseline.
+    `concept_drift` says that it was declared: the old law is wrong, and more may be lost on the baseline. `unseen` [h]
+    are the held-out baseline rows that the champion was not trained on (`imported.unseen_holdout`), None for all.
     Raises LeakError where a row that judges was also learnt from, and ValueError where the rows allow no model.
     """
+    held = baseline.split.holdout if unseen is None else baseline.split.holdout[unseen]
     data = training_set(baseline.values, baseline.labels, baseline.split, division.train, contract.training)
     leaks = _check_leaks(contract, baseline, data, division)
     model, inputs, answers = _fit(contract, data)
-    evidence = _evidence(contract, baseline, division, champion, model, concept_drift)
+    evidence = _evidence(contract, baseline, held, division, champion, model, concept_drift)
     require_unchanged(leaks, _check_leaks(contract, baseline, data, division))
-    times = division.train.times
+    metrics = _metrics(contract, baseline, held, division, champion, model)
+    profile = _profile(contract, version, data, division, since, reference, model)
+    times, newest = division.train.times, division.gate
     described = card.model_card(
         contract,
         version,
         created,
         reason,
         card.training_data(data, *((instant(times.min()), instant(times.max())) if len(times) else (None, None))),
-        _metrics(contract, baseline, division, champion, model),
+        metrics,
         decide(evidence),
         leaks,
+        inspection=inspect(contract, model, NEWEST, newest.labels, newest.values, profile.heldout),
     )
-    profile = _profile(contract, version, data, division, since, reference, model)
     return Challenger(model, described, profile, inputs, answers, evidence)
 
 
@@ -147,12 +156,12 @@ def _check_leaks(contract: Contract, baseline: BaselineData, data: TrainingSet, 
 def _evidence(
     contract: Contract,
     baseline: BaselineData,
+    held: NDArray[np.int64],
     division: Division,
     champion: bytes,
     challenger: bytes,
     concept_drift: bool,
 ) -> Evidence:
-    held = baseline.split.holdout
     return Evidence(
         ids=division.gate.ids,
         subjects=division.gate.subjects,
@@ -175,19 +184,28 @@ def _paired(
 
 
 def _metrics(
-    contract: Contract, baseline: BaselineData, division: Division, champion: bytes, challenger: bytes
+    contract: Contract,
+    baseline: BaselineData,
+    held: NDArray[np.int64],
+    division: Division,
+    champion: bytes,
+    challenger: bytes,
 ) -> dict[str, Metrics]:
-    held = baseline.split.holdout
     slices = {
-        "newest": (division.gate.labels, division.gate.values),
-        "baseline_holdout": (baseline.labels[held], baseline.values[held]),
+        NEWEST: (division.gate.labels, division.gate.values),
+        HOLDOUT: (baseline.labels[held], baseline.values[held]),
     }
     found = {}
     for name, (labels, values) in slices.items():
         for who, model in (("challenger", challenger), ("champion", champion)):
             scores = export.score(model, values.astype(np.float32))
-            found[f"{name}.{who}"] = evaluate(labels, scores, contract.decision_threshold)
+            found[f"{name}.{who}"] = evaluated(contract, labels, scores)
     return found
+
+
+def evaluated(contract: Contract, labels: NDArray[np.int8], scores: NDArray[np.float64]) -> Metrics:
+    """A model's figures by the contract, from its `scores` [n] of rows with `labels` [n]."""
+    return evaluate(labels, scores, contract.decision_threshold, contract.estimator.seed)
 
 
 def _profile(

@@ -1,5 +1,7 @@
 """From a fitted estimator to ONNX bytes that were shown to say the same."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx.helper import make_opsetid
@@ -8,14 +10,15 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.pipeline import Pipeline
 
 from driftloop.common.contract import Contract
-from driftloop.common.onnx import ort
+from driftloop.common.onnx import open_session
+from driftloop.common.onnx_policy import INPUT, OUTPUT, check_model
 from driftloop.common.rows import canonical_scores
 
-INPUT = "features"
-OUTPUT = "probabilities"
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 TOLERANCE = 1e-5
 KNOWN_ANSWERS = 16
+
+Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 class ExportMismatch(ValueError):
@@ -23,7 +26,10 @@ class ExportMismatch(ValueError):
 
 
 def export_onnx(pipeline: Pipeline, width: int) -> bytes:
-    """The pipeline as an ONNX model: input `features` float32 [n, width], output `probabilities` float32 [n, 2]."""
+    """The pipeline as an ONNX model: input `features` float32 [n, width], output `probabilities` float32 [n, 2].
+
+    Raises UnusableModel where a predictor would refuse it.
+    """
     model = convert_sklearn(
         pipeline,
         name="classifier",
@@ -36,22 +42,26 @@ def export_onnx(pipeline: Pipeline, width: int) -> bytes:
     del model.opset_import[:]
     model.opset_import.extend(make_opsetid(domain, version) for domain, version in sorted(opsets.items()))
     data: bytes = model.SerializeToString()
+    # What every predictor would refuse must not get as far as a gate.
+    check_model(data, width)
     return data
 
 
-def open_onnx(model: bytes) -> ort.InferenceSession:
-    """A session on one thread, so that scores do not depend on how many cores there are."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def scorer(model: bytes) -> Scorer:
+    """What gives P(label = 1) of each row of features [n, d] as the served model gives it, canonical, [n]."""
+    session = open_session(model)
+
+    def ask(features: NDArray[np.float32]) -> NDArray[np.float64]:
+        if len(features) == 0:
+            return np.empty(0)
+        return canonical_scores(session.run([OUTPUT], {INPUT: features})[0][:, 1])
+
+    return ask
 
 
 def score(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """P(label = 1) of each row of `features` [n, d] as the served model gives it, canonical, [n]."""
-    if len(features) == 0:
-        return np.empty(0)
-    return canonical_scores(open_onnx(model).run([OUTPUT], {INPUT: features})[0][:, 1])
+    """`scorer`, for one call."""
+    return scorer(model)(features)
 
 
 def check_export(pipeline: Pipeline, model: bytes, features: NDArray[np.float32], threshold: float) -> float:
@@ -59,14 +69,17 @@ def check_export(pipeline: Pipeline, model: bytes, features: NDArray[np.float32]
 
     Raises ExportMismatch where a probability differs by more than TOLERANCE or a decision at `threshold` differs.
     """
-    expected = canonical_scores(pipeline.predict_proba(features)[:, 1])
-    got = score(model, features)
+    return check_same(canonical_scores(pipeline.predict_proba(features)[:, 1]), score(model, features), threshold)
+
+
+def check_same(expected: NDArray[np.float64], got: NDArray[np.float64], threshold: float) -> float:
+    """Compare an estimator's canonical scores [n] with its ONNX model's, as `check_export` does."""
     difference = float(np.max(np.abs(expected - got), initial=0.0))
     decisions = int(np.sum((expected >= threshold) != (got >= threshold)))
     if not difference <= TOLERANCE or decisions:
         raise ExportMismatch(
             f"the ONNX model differs from the estimator by up to {difference:.3g} ({TOLERANCE:g} is accepted) and in"
-            f" {decisions} of {len(features)} decisions: keep the champion and check the skl2onnx version"
+            f" {decisions} of {len(got)} decisions: it must not serve, check the skl2onnx version"
         )
     return difference
 
@@ -74,14 +87,28 @@ def check_export(pipeline: Pipeline, model: bytes, features: NDArray[np.float32]
 def known_answers(
     contract: Contract, pipeline: Pipeline, features: NDArray[np.float32], rows: int = KNOWN_ANSWERS
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Inputs [rows, d] and the estimator's own P(label = 1) [rows], by which a predictor checks what it has loaded.
+    """Inputs [rows, d] and the estimator's own P(label = 1) [rows], by which a predictor checks what it has loaded."""
+    inputs = known_inputs(contract, features, range(features.shape[1]), rows)
+    return inputs, pipeline.predict_proba(inputs)[:, 1].astype(np.float64)
+
+
+def known_inputs(
+    contract: Contract, features: NDArray[np.float32], columns: Sequence[int], rows: int = KNOWN_ANSWERS
+) -> NDArray[np.float32]:
+    """Rows [rows, d] of the values in `features` [n, d]; in every other one of them one of `columns` is missing.
 
     Training rows are personal data and an artifact travels: each column is shuffled by itself, so that no vector is a
-    row that was. Every other vector has one value missing, in turn.
+    row that was.
     """
     rng = np.random.default_rng(contract.estimator.seed)
     inputs = np.column_stack([rng.choice(column, rows) for column in features.T]).astype(np.float32)
     for row in range(0, rows, 2):
-        column = (row // 2) % inputs.shape[1]
-        inputs[row, column] = -1 if contract.features[column].type == "category" else np.nan
-    return inputs, pipeline.predict_proba(inputs)[:, 1].astype(np.float64)
+        if columns:
+            column = columns[(row // 2) % len(columns)]
+            inputs[row, column] = missing_value(contract, column)
+    return inputs
+
+
+def missing_value(contract: Contract, column: int) -> float:
+    """What stands in a feature's column where it has no value."""
+    return -1.0 if contract.features[column].type == "category" else np.nan

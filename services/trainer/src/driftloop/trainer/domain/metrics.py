@@ -1,13 +1,22 @@
-"""How good a model is on rows with known labels."""
+"""How good a model is on rows with known labels, and how sure that is."""
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, precision_recall_fscore_support, roc_auc_score
 
+from driftloop.trainer.domain.intervals import Interval, bootstrap_interval, roc_auc_interval, share_interval
+
+CALIBRATION_BINS = 10
+_BOOTSTRAPPED = ("f1", "brier", "log_loss", "calibration_error")
+
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one model on `rows` rows. `majority` is what always saying the commoner class scores."""
+    """Figures of one model on `rows` rows. `majority` is what always saying the commoner class scores.
+
+    `mean_score` is to be compared with the share of positives; `calibration_error` is the expected one over ten equal
+    bins. `intervals` are 95 % intervals by the figure's name; one that cannot be computed has none.
+    """
 
     rows: int
     positives: int
@@ -19,12 +28,15 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     brier: float
     log_loss: float
     roc_auc: float | None
+    mean_score: float | None = None
+    calibration_error: float | None = None
+    intervals: dict[str, Interval] = {}
 
 
-def evaluate(labels: NDArray[np.int8], scores: NDArray[np.float64], threshold: float) -> Metrics:
+def evaluate(labels: NDArray[np.int8], scores: NDArray[np.float64], threshold: float, seed: int = 0) -> Metrics:
     """Compare `scores` [n] = P(label = 1) with `labels` [n] of 0 and 1; a score of `threshold` or more says 1.
 
-    Raises ValueError where there are no rows. ROC AUC is None where one class is absent.
+    `seed` is the resampling's. Raises ValueError where there are no rows. ROC AUC is None where one class is absent.
     """
     if len(labels) == 0:
         raise ValueError("no labelled rows: nothing can be measured; wait for labels")
@@ -42,4 +54,54 @@ def evaluate(labels: NDArray[np.int8], scores: NDArray[np.float64], threshold: f
         brier=float(brier_score_loss(labels, scores)),
         log_loss=float(log_loss(labels, scores, labels=[0, 1])),
         roc_auc=float(roc_auc_score(labels, scores)) if 0 < positives < len(labels) else None,
+        mean_score=float(scores.mean()),
+        calibration_error=calibration_error(labels, scores),
+        intervals=_intervals(labels, scores, decisions, seed),
     )
+
+
+def calibration_error(labels: NDArray[np.int8], scores: NDArray[np.float64]) -> float:
+    """Expected calibration error over ten equal bins: Σ n_b/n · |share of positives − mean score|."""
+    return float(np.abs(_gaps(labels, scores).sum(axis=0)).sum() / len(labels))
+
+
+def _gaps(labels: NDArray[np.int8], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Label less score [n, bins], in the column of the score's bin."""
+    gaps = np.zeros((len(labels), CALIBRATION_BINS))
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gaps[np.arange(len(labels)), bins] = labels - scores
+    return gaps
+
+
+def _intervals(
+    labels: NDArray[np.int8], scores: NDArray[np.float64], decisions: NDArray[np.int8], seed: int
+) -> dict[str, Interval]:
+    hits = int(np.sum((decisions == 1) & (labels == 1)))
+    found = {
+        "accuracy": share_interval(int(np.sum(decisions == labels)), len(labels)),
+        "precision": share_interval(hits, int(decisions.sum())),
+        "recall": share_interval(hits, int(labels.sum())),
+        "roc_auc": roc_auc_interval(labels, scores),
+    }
+    lows, highs = bootstrap_interval(_parts(labels, scores, decisions), _figures, seed).tolist()
+    found |= {name: (low, high) for name, low, high in zip(_BOOTSTRAPPED, lows, highs, strict=True)}
+    # A resample's calibration error is the larger for its own chance: mirrored at the figure, that is taken back.
+    twice = 2 * calibration_error(labels, scores)
+    found["calibration_error"] = (max(0.0, twice - highs[-1]), max(0.0, twice - lows[-1]))
+    return {name: bounds for name, bounds in found.items() if bounds is not None}
+
+
+def _parts(labels: NDArray[np.int8], scores: NDArray[np.float64], decisions: NDArray[np.int8]) -> NDArray[np.float64]:
+    """What each row adds [n, 5 + bins] to the sums that `_figures` is made from."""
+    # As scikit-learn's log_loss does: a sure and wrong answer costs much, but not everything.
+    tiny = np.finfo(np.float64).eps
+    own = np.clip(np.where(labels == 1, scores, 1 - scores), tiny, 1 - tiny)
+    columns = (np.ones(len(labels)), decisions + labels, 2 * decisions * labels, (scores - labels) ** 2, -np.log(own))
+    return np.column_stack((*columns, _gaps(labels, scores)))
+
+
+def _figures(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """F1, Brier score, log loss and calibration error [r, 4] of sums [r, 5 + bins]."""
+    rows, either, both, squares, losses = sums[:, :5].T
+    f1 = np.divide(both, either, out=np.zeros_like(both), where=either > 0)
+    return np.column_stack((f1, squares / rows, losses / rows, np.abs(sums[:, 5:]).sum(axis=1) / rows))

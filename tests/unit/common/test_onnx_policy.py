@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from driftloop.predictor.domain.onnx_policy import UnusableModel, check_model
+from driftloop.common.onnx_policy import UnusableModel, check_model
 from driftloop.trainer.domain.export import export_onnx
 from driftloop.trainer.domain.training import train
 from tests.support.artifacts import logistic_model
