@@ -77,6 +77,11 @@ def test_a_decision_names_the_evidence_that_it_was_made_from() -> None:
     assert decide(six()).evidence == six().digest
 
 
+def test_declared_concept_drift_is_a_part_of_the_evidence() -> None:
+    accepted = [decide(replace(six(), concept_drift=declared)).accepted_loss for declared in (False, True)]
+    assert accepted == [GATES.accepted_loss, GATES.accepted_loss_concept]
+
+
 @pytest.mark.parametrize(
     "other",
     [

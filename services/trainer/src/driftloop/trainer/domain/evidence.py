@@ -46,7 +46,7 @@ class Evidence:
     def digest(self) -> str:
         """SHA-256 (hex) of everything in it: two with one digest give one decision."""
         texts = (self.ids.tolist(), self.subjects.tolist(), list(self.segments))
-        numbers = (self.gates, self.seed, self.newest.threshold, self.concept_drift, len(self.baseline))
+        numbers = (self.gates, self.seed, self.newest.threshold, self.concept_drift)
         found = hashlib.sha256(msgspec.json.encode((texts, numbers), order="deterministic"))
         for pairs in (self.newest, self.baseline):
             for column, kind in ((pairs.labels, "<i1"), (pairs.champion, "<f8"), (pairs.challenger, "<f8")):
