@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.common.contract import ContractError, Grid, Rollout, baseline_path, digest, load_contract, load_contracts
+from driftloop.common.contract import (
+    ContractError,
+    GradientBoosting,
+    Grid,
+    LogisticRegression,
+    RandomForest,
+    RandomForestParameters,
+    Rollout,
+    baseline_path,
+    digest,
+    load_contract,
+    load_contracts,
+)
 from tests.support.paths import MODELS
 
 SHORT = """
@@ -17,6 +29,9 @@ baseline: {path: coin.csv}
 STEPS = "rollout: {{steps: [{{{}}}, {{weight: 0.1}}]}}"
 
 
+HUNDRED = list(range(1, 101))
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "contract.yaml"
     path.write_text(text, encoding="utf-8")
@@ -26,7 +41,8 @@ def write(folder: Path, text: str) -> Path:
 def test_a_contract_needs_a_name_features_target_and_baseline_and_nothing_else(tmp_path: Path) -> None:
     contract = load_contract(write(tmp_path, SHORT))
     assert contract.feature_names == ("weight",)
-    assert contract.estimator.parameters.n_estimators == 100
+    assert contract.estimator == RandomForest(parameters=RandomForestParameters(n_estimators=100))
+    assert contract.candidates == ()
     assert (contract.gates.train_labels, contract.gates.gate_labels) == (800, 300)
     assert (contract.drift.alpha, contract.drift.psi_critical, contract.drift.min_samples) == (0.05, 0.2, 500)
 
@@ -64,7 +80,19 @@ def test_the_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
         (SHORT + "colour: red", "$", "unknown field `colour`"),
         (SHORT + "decision_threshold: 1.5", "$.decision_threshold", "= 1.5: Expected `float` < 1.0"),
         (SHORT + "gates: {train_labels: many}", "$.gates.train_labels", "= 'many': Expected `int`"),
-        (SHORT + "estimator: {kind: oracle}", "$.estimator.kind", "Invalid enum value 'oracle'"),
+        (
+            SHORT + "estimator: {kind: oracle}",
+            "$.estimator.kind",
+            "= 'oracle': is no kind of estimator: use one of random",
+        ),
+        (SHORT + "estimator: {parameters: {n_estimators: 0}}", "$.estimator.parameters.n_estimators", "= 0: Expected"),
+        (
+            SHORT + "estimator: {kind: logistic_regression, parameters: {max_depth: 2}}",
+            "$.estimator.parameters",
+            "`max_depth`",
+        ),
+        (SHORT + "candidates: [{kind: gradient_boosting, seed: -1}]", "$.candidates[0].seed", "= -1: Expected"),
+        (SHORT + "selection: luck", "$.selection", "Invalid enum value 'luck'"),
         (SHORT + "name: twice", "$", "['name'] given twice"),
         (SHORT + "drift: {psi_warning: 0.3}", "$.drift.psi_warning", "at most psi_critical = 0.2"),
         (SHORT + "gates: {reference_rows_min: 5000}", "$.gates.reference_rows_min", "reference_rows_max = 2000"),
@@ -102,6 +130,47 @@ def test_an_error_names_the_file_the_field_the_value_and_the_remedy(
         load_contract(path)
     assert caught.value.field == field
     assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_estimators_of_any_kind_compete_and_one_without_a_kind_is_a_random_forest(tmp_path: Path) -> None:
+    competing = "candidates: [{kind: gradient_boosting}, {kind: logistic_regression}, {seed: 3}]"
+    contract = load_contract(write(tmp_path, SHORT + competing))
+    assert contract.candidates == (GradientBoosting(), LogisticRegression(), RandomForest(seed=3))
+    assert [candidate.kind for candidate in contract.candidates][:2] == ["gradient_boosting", "logistic_regression"]
+
+
+@pytest.mark.parametrize(
+    ("search", "field", "says"),
+    [
+        ("{parameters: [{name: max_depth, values: [1, 0]}]}", ".parameters[0].values[1]", "= 0: Expected `int` >= 1"),
+        (
+            "{parameters: [{name: depth, values: [1]}]}",
+            ".parameters[0].name",
+            "= 'depth': Object contains unknown field",
+        ),
+        ("{parameters: [{name: max_depth, values: []}]}", ".parameters[0].values", "length >= 1"),
+        (
+            "{parameters: [{name: max_depth, values: [1]}, {name: max_depth, values: [2]}]}",
+            ".parameters[1].name",
+            "= 'max_depth': is given twice: list all its values once",
+        ),
+        (
+            "{iterations: 3, parameters: [{name: max_depth, values: [1, 2]}]}",
+            ".iterations",
+            "= 3: there are 2 combinations, of which at most 2 can be tried: set `iterations` to 2 or fewer",
+        ),
+        (
+            f"{{parameters: [{{name: n_estimators, values: {HUNDRED}}}, {{name: max_depth, values: [1, 2]}}]}}",
+            ".iterations",
+            "there are 200 combinations, of which at most 100 can be tried: set `iterations` to 100 or fewer, or",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(tmp_path: Path, search: str, field: str, says: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        load_contract(write(tmp_path, SHORT + f"candidates: [{{search: {search}}}]"))
+    assert caught.value.field == "$.candidates[0].search" + field
     assert says in str(caught.value)
 
 

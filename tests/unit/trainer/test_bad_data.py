@@ -121,10 +121,10 @@ def test_a_first_version_of_rows_without_any_value_knows_only_how_common_the_cla
     assert held.accuracy == held.majority
 
 
-def test_contradictory_labels_of_one_patient_are_all_learnt_from_and_counted(champion: bytes) -> None:
+def test_contradictory_labels_of_a_patient_are_all_learnt_from_and_counted(champion: bytes) -> None:
     """Both may be true: a patient falls ill, and one row says nothing of when."""
     values = np.repeat(usual(1).values, 100, axis=0)
-    rows = production(values, (np.arange(100) % 2).astype(np.int8), ["one"] * 60 + [""] * 40)
+    rows = production(values, (np.arange(100) % 2).astype(np.int8), ["one"] * 30 + ["two"] * 30 + [""] * 40)
     made = challenged(rows, champion, NEW_ONLY)
     assert made.card.leaks is not None
     assert made.card.leaks.contradictory == 60

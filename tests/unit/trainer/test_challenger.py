@@ -1,5 +1,6 @@
 """What a version's profile says of it: the labelled rows behind its scores, none of which it had seen."""
 
+import dataclasses
 from datetime import UTC, datetime
 
 import msgspec
@@ -119,6 +120,24 @@ def test_a_calibration_row_is_scored_by_a_model_that_has_not_seen_it(second: Cha
     seen = DIVISION.train.take(np.flatnonzero(DIVISION.train.times >= SINCE))
     surest = scored_rows(scores_of(second, seen.values), seen.labels)
     assert correct(second.profile.calibration) / NEW < correct(surest) / len(seen)
+
+
+def test_a_calibration_row_is_scored_by_a_model_that_has_not_met_its_patient(first: Challenger) -> None:
+    rows = ROWS.take(np.arange(OLD + NEW))
+    visits = dataclasses.replace(rows, subjects=np.char.add("s", (np.arange(len(rows)) // 3).astype(np.str_)))
+    division = divide(visits, CONTRACT.gates.gate_labels)
+    reference = ReferenceRows(visits.ids, visits.values)
+    made = challenge(
+        CONTRACT, BASELINE, division, reference, first.model, since=SINCE, version=2, created=CREATED, reason="a test"
+    )
+    data = training_set(BASELINE.values, BASELINE.labels, BASELINE.split, division.train)
+    unseen = out_of_fold_scores(CONTRACT, data.features, data.labels, subjects=data.subjects)[data.baseline_rows :]
+    new = division.train.times >= SINCE
+    expected = scored_rows(
+        np.concatenate((unseen[new], scores_of(made, division.gate.values))),
+        np.concatenate((division.train.labels[new], division.gate.labels)),
+    )
+    assert made.profile.calibration == expected
 
 
 def test_after_a_promotion_the_scores_of_the_new_population_mean_what_the_profile_says(

@@ -75,6 +75,7 @@ def test_the_training_set_is_the_baselines_part_and_then_the_labelled_rows() -> 
     data = training_set(baseline, np.array([1, 0, 1], dtype=np.int8), split, labeled([1, 2]))
     assert data.values[:, 0].tolist() == [10, 12, 0, 1]
     assert (data.baseline_rows, data.labeled_rows) == (2, 2)
+    assert data.subjects.tolist() == ["", "", *labeled([1, 2]).subjects.tolist()]
     assert data.features.dtype == np.float32
 
 

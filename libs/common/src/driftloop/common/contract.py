@@ -5,6 +5,7 @@ but the name, the features, the target and the baseline has a default, so that a
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -86,15 +87,88 @@ class RandomForestParameters(_Part, frozen=True, kw_only=True):
     max_depth: Count | None = None
     max_features: Literal["sqrt", "log2"] | Annotated[float, Meta(gt=0, le=1)] | None = "sqrt"
     max_samples: Annotated[float, Meta(gt=0, le=1)] | None = None
+    max_samples_rows: Count | None = None
     class_weight: Literal["balanced", "balanced_subsample"] | None = None
 
 
-class Estimator(_Part, frozen=True, kw_only=True):
-    """What is trained, and the seed that makes training repeatable."""
+class GradientBoostingParameters(_Part, frozen=True, kw_only=True):
+    """Parameters of `sklearn.ensemble.HistGradientBoostingClassifier`, by its own names; it never stops early."""
 
-    kind: Literal["random_forest"] = "random_forest"
-    parameters: RandomForestParameters = RandomForestParameters()
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    max_iter: Annotated[int, Meta(ge=1, le=5000)] = 100
+    max_leaf_nodes: Annotated[int, Meta(ge=2, le=10_000)] | None = 31
+    max_depth: Count | None = None
+    min_samples_leaf: Count = 20
+    l2_regularization: Annotated[float, Meta(ge=0)] = 0.0
+    max_bins: Annotated[int, Meta(ge=2, le=255)] = 255
+    class_weight: Literal["balanced"] | None = None
+
+
+class LogisticRegressionParameters(_Part, frozen=True, kw_only=True):
+    """Parameters of `sklearn.linear_model.LogisticRegression`, by its own names; its columns are standardised."""
+
+    C: Positive = 1.0
+    max_iter: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    class_weight: Literal["balanced"] | None = None
+
+
+class SearchedParameter(_Part, frozen=True, kw_only=True):
+    """One of an estimator's parameters by its name, and the values to try."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=40)]
+    values: Annotated[tuple[int | float | str | None, ...], Meta(min_length=1, max_length=100)]
+
+
+class Search(_Part, frozen=True, kw_only=True):
+    """Values to try beside those in `parameters`: every combination, or `iterations` of them, drawn by the seed."""
+
+    parameters: Annotated[tuple[SearchedParameter, ...], Meta(min_length=1, max_length=10)]
+    iterations: Count | None = None
+
+    @property
+    def combinations(self) -> int:
+        """How many there are, whether all are tried or not."""
+        return math.prod(len(one.values) for one in self.parameters)
+
+
+class _Estimator(_Part, frozen=True, kw_only=True, tag_field="kind"):
+    """What is trained, the seed that makes training repeatable, and what else to try; each kind has `parameters`."""
+
     seed: Seed = 0
+    search: Search | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name by which a contract asks for it."""
+        return str(self.__struct_config__.tag)
+
+
+class RandomForest(_Estimator, frozen=True, kw_only=True, tag="random_forest"):
+    """A forest, each tree grown on rows drawn with replacement.
+
+    As many as there are, a share of them (`max_samples`), and never more than `max_samples_rows`, so that trees stay
+    small however many rows there are.
+    """
+
+    parameters: RandomForestParameters = RandomForestParameters()
+
+
+class GradientBoosting(_Estimator, frozen=True, kw_only=True, tag="gradient_boosting"):
+    """Boosted trees over histograms."""
+
+    parameters: GradientBoostingParameters = GradientBoostingParameters()
+
+
+class LogisticRegression(_Estimator, frozen=True, kw_only=True, tag="logistic_regression"):
+    """A logistic regression on standardised columns."""
+
+    parameters: LogisticRegressionParameters = LogisticRegressionParameters()
+
+
+# A contract that names no kind means a random forest.
+Estimator = RandomForest | GradientBoosting | LogisticRegression
+KINDS = tuple(kind().kind for kind in (RandomForest, GradientBoosting, LogisticRegression))
+MOST_COMBINATIONS = 100
 
 
 class Baseline(_Part, frozen=True, kw_only=True):
@@ -304,8 +378,9 @@ class Labels(_Part, frozen=True, kw_only=True):
 class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     """One model, completely described.
 
-    `reference` says what a promoted version is compared with: the `recent` production rows that it was proven on, or
-    the rows that it was trained on (`training`).
+    `candidates` compete with `estimator`: which of them is trained is decided by cross-validation on the training rows,
+    by `selection`. `reference` says what a promoted version is compared with: the `recent` production rows that it was
+    proven on, or the rows that it was trained on (`training`).
     """
 
     name: ModelName
@@ -313,7 +388,9 @@ class Contract(_Part, frozen=True, kw_only=True, cache_hash=True):
     target: Target
     baseline: Baseline
     description: Text = ""
-    estimator: Estimator = Estimator()
+    estimator: Estimator = RandomForest()
+    candidates: Annotated[tuple[Estimator, ...], Meta(max_length=20)] = ()
+    selection: Literal["log_loss", "brier", "roc_auc", "accuracy"] = "log_loss"
     training: Recipe = Recipe()
     decision_threshold: Level = 0.5
     drift: Drift = Drift()
@@ -348,11 +425,14 @@ def load_contract(path: Path) -> Contract:
         document = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ContractError(path, "$", None, f"is not valid YAML: {' '.join(str(error).split())}") from error
+    document = _kinds_named(document)
     try:
         contract = msgspec.convert(document, Contract)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `")
         field = where.removesuffix("`") or "$"
+        if field.endswith(".kind"):
+            reason = f"is no kind of estimator: use one of {', '.join(KINDS)}"
         raise ContractError(path, field, _value_at(document, field), reason) from error
     _check(path, contract)
     return contract
@@ -396,6 +476,22 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"{twice} given twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
+
+
+def _kinds_named(document: object) -> object:
+    """The document with the kind of each estimator that names none."""
+    if not isinstance(document, dict):
+        return document
+
+    def named(estimator: object) -> object:
+        return {"kind": KINDS[0]} | estimator if isinstance(estimator, dict) else estimator
+
+    found = dict(document)
+    if "estimator" in found:
+        found["estimator"] = named(found["estimator"])
+    if isinstance(found.get("candidates"), list):
+        found["candidates"] = [named(one) for one in found["candidates"]]
+    return found
 
 
 def _value_at(document: object, field: str) -> object:
@@ -444,6 +540,9 @@ def _check(path: Path, contract: Contract) -> None:
     _check_rollout(path, contract.rollout)
     _check_labels(path, contract.labels)
     _check_recipe(path, contract)
+    _check_search(path, "$.estimator", contract.estimator)
+    for index, candidate in enumerate(contract.candidates):
+        _check_search(path, f"$.candidates[{index}]", candidate)
     if Path(contract.baseline.path).is_absolute():
         raise ContractError(path, "$.baseline.path", contract.baseline.path, "must be relative to the contract")
 
@@ -488,6 +587,28 @@ def _check_recipe(path: Path, contract: Contract) -> None:
     if recipe.balance == "balanced" and weighted is not None:
         limit = "balances the classes a second time: leave out one of it and estimator.parameters.class_weight"
         raise ContractError(path, "$.training.balance", recipe.balance, limit)
+
+
+def _check_search(path: Path, where: str, estimator: Estimator) -> None:
+    if (search := estimator.search) is None:
+        return
+    names = [one.name for one in search.parameters]
+    for index, one in enumerate(search.parameters):
+        here = f"{where}.search.parameters[{index}]"
+        if names.index(one.name) != index:
+            raise ContractError(path, f"{here}.name", one.name, "is given twice: list all its values once")
+        for place, value in enumerate(one.values):
+            try:
+                msgspec.convert({one.name: value}, type(estimator.parameters))
+            except msgspec.ValidationError as error:
+                reason, _, field = str(error).partition(" - at `")
+                wrong, found = (f".values[{place}]", value) if field else (".name", one.name)
+                raise ContractError(path, here + wrong, found, f"{reason} of a {estimator.kind}") from error
+    tried, most = search.iterations or search.combinations, min(MOST_COMBINATIONS, search.combinations)
+    if tried > most:
+        remedy = f"there are {search.combinations} combinations, of which at most {most} can be tried: "
+        how = f"set `iterations` to {most} or fewer" + ("" if search.iterations else ", or list fewer values")
+        raise ContractError(path, f"{where}.search.iterations", search.iterations, remedy + how)
 
 
 def _check_labels(path: Path, labels: Labels) -> None:

@@ -12,6 +12,7 @@ from operator import add
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 
 class NumericReference(msgspec.Struct, frozen=True, tag="numeric", forbid_unknown_fields=True):
@@ -106,18 +107,17 @@ def categorical_reference(name: str, categories: Sequence[str], values: Iterable
 
 def scored_rows(scores: Iterable[float], labels: Iterable[int]) -> ScoredRows | None:
     """Count rows by canonical score and label (0 or 1); None of no row. Raises ValueError for another label."""
-    counts = Counter(zip(map(float, scores), map(int, labels), strict=True))
-    unknown = {label for _, label in counts} - {0, 1}
+    known = np.fromiter(labels, dtype=np.int64)
+    distinct, place = np.unique(np.fromiter(scores, dtype=np.float64), return_inverse=True)
+    if len(place) != len(known):
+        raise ValueError(f"scored rows: {len(place)} scores and {len(known)} labels: give one of each a row")
+    unknown = set(known.tolist()) - {0, 1}
     if unknown:
         raise ValueError(f"scored rows: labels {sorted(unknown)}: give 0 or 1, and only rows that have an outcome")
-    distinct = sorted({score for score, _ in counts})
-    if not distinct:
+    if not len(distinct):
         return None
-    return ScoredRows(
-        tuple(distinct),
-        tuple(counts[score, 0] for score in distinct),
-        tuple(counts[score, 1] for score in distinct),
-    )
+    negatives, positives = (np.bincount(place[known == label], minlength=len(distinct)) for label in (0, 1))
+    return ScoredRows(tuple(distinct.tolist()), tuple(negatives.tolist()), tuple(positives.tolist()))
 
 
 def column(rows: Sequence[Mapping[str, object]], name: str) -> list[object]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import msgspec
@@ -25,14 +26,21 @@ from driftloop.common.postgres.pool import Pool, first_line, open_pool
 from driftloop.common.registry import ArtifactError
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.topics import Namespace
-from driftloop.trainer.build import load_models, open_artifacts
+from driftloop.trainer.backends import backend, parallel
+from driftloop.trainer.build import load_models, open_artifacts, set_files
+from driftloop.trainer.domain.card import ModelCard
+from driftloop.trainer.domain.card_text import render
+from driftloop.trainer.domain.challenger import HOLDOUT
 from driftloop.trainer.evidence_store import recomputed
-from driftloop.trainer.first import train_first
+from driftloop.trainer.first import FirstVersion, import_first, train_first
+from driftloop.trainer.importing import import_source
 from driftloop.trainer.operations import Operations, Refused, Unknown
+from driftloop.trainer.progress import progress
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.serving import HighestRevision, highest_published
 from driftloop.trainer.settings import Settings
 from driftloop.trainer.store import Store
+from driftloop.trainer.training_sets import verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
@@ -56,21 +64,52 @@ def train() -> None:
 
     A model that already has a champion is left as it is.
     """
-    with _trainer() as trainer:
+    with _trainer() as trainer, parallel(backend(trainer.settings)), progress(typer.echo) as say:
         artifacts = open_artifacts(trainer.settings)
         for model in load_models(trainer.settings.contracts).values():
-            made = train_first(
-                trainer.pool, model.contract, model.baseline, artifacts, trainer.highest, utc_now, typer.echo
-            )
-            if made.card is None:
-                typer.echo(f"{model.contract.name}: version {made.model.champion} serves already; nothing to do")
-            else:
-                held = made.card.metrics["baseline_holdout"]
-                typer.echo(
-                    f"{model.contract.name}: version {made.card.model_version}, accuracy {held.accuracy:.3f} on "
-                    f"{held.rows} held-out baseline rows (always the commoner class: {held.majority:.3f})"
-                )
+            _tell(train_first(trainer.pool, model.contract, model.baseline, artifacts, trainer.highest, utc_now, say))
         trainer.publish()
+
+
+@app.command(name="import")
+def import_model(
+    file: Annotated[Path, typer.Argument(help="A model: `.onnx` is ONNX, all else a pickle or joblib file.")],
+    trained_on: Annotated[
+        str,
+        typer.Option(
+            help="Which rows it was trained on, so that they are never its test: a CSV file with the contract's "
+            "columns, `baseline-train` (the baseline but its held-out rows), or `none` of the baseline's rows."
+        ),
+    ],
+    model: ModelOption = None,
+) -> None:
+    """Make a model from elsewhere, ONNX or a fitted scikit-learn estimator, version 1 of a model that has none.
+
+    Opening an estimator runs code of its maker: a pickle is a program. It is opened in a process with limits, none of
+    the trainer's environment, and, on Linux from 6.12 on, no way to other files, programs or machines. On an older
+    kernel less of that holds: open only what you would run yourself.
+    """
+    with _trainer() as trainer:
+        contract = trainer.contract(model)
+        data = load_models(trainer.settings.contracts)[contract.name]
+        source = import_source(file, trained_on)
+        artifacts = open_artifacts(trainer.settings)
+        _tell(
+            import_first(trainer.pool, contract, data.baseline, source, artifacts, trainer.highest, utc_now, typer.echo)
+        )
+        trainer.publish()
+
+
+def _tell(made: FirstVersion) -> None:
+    name = made.model.name
+    if made.card is None:
+        typer.echo(f"{name}: version {made.model.champion} serves already; nothing to do")
+        return
+    held = made.card.metrics[HOLDOUT]
+    typer.echo(
+        f"{name}: version {made.card.model_version}, accuracy {held.accuracy:.3f} on {held.rows} held-out baseline "
+        f"rows (always the commoner class: {held.majority:.3f})"
+    )
 
 
 @app.command()
@@ -89,13 +128,36 @@ def requests(model: ModelOption = None, limit: Annotated[int, typer.Option(min=1
 
 
 @app.command()
-def card(version: VersionArgument, model: ModelOption = None) -> None:
-    """Show a version's model card. JSON."""
+def card(
+    version: VersionArgument,
+    model: ModelOption = None,
+    json: Annotated[bool, typer.Option("--json", help="The card itself, and not a page about it.")] = False,
+) -> None:
+    """Show a version's model card."""
     with _trainer() as trainer, trainer.pool.connection() as connection:
         found = Store(connection).card(trainer.contract(model).name, version)
         if found is None:
             raise Unknown(f"model {trainer.contract(model).name!r} has no version {version}")
-        _print(found)
+        if json:
+            _print(found)
+        else:
+            typer.echo(render(msgspec.convert(found, ModelCard)))
+
+
+@app.command(name="verify-set")
+def verify_set(version: VersionArgument, model: ModelOption = None) -> None:
+    """Read the file of a version's training set, and say whether it is what the version learnt from."""
+    with _trainer() as trainer, trainer.pool.connection() as connection:
+        name = trainer.contract(model).name
+        found = Store(connection).card(name, version)
+        if found is None:
+            raise Unknown(f"model {name!r} has no version {version}")
+        digest = found["training"]["digest"]
+        if found["training"]["labeled_rows"]:
+            verify(set_files(trainer.settings), name, digest)
+            typer.echo(f"{digest}.arrow: OK")
+        else:
+            typer.echo(f"{digest}: the baseline's rows alone, which come with the contract")
 
 
 @app.command()

@@ -38,7 +38,7 @@ def train_first(
 
     def build(version: int) -> Challenger:
         say(f"training version {version} of {contract.name} on {len(baseline.split.train)} rows")
-        return first_version(contract, baseline, version, clock())
+        return first_version(contract, baseline, version, clock(), say)
 
     return _make_first(pool, contract, build, artifacts, highest_revision, clock)
 

@@ -27,6 +27,7 @@ from driftloop.common.tracing import start_tracing
 from driftloop.trainer import handlers
 from driftloop.trainer.admission import admit
 from driftloop.trainer.api import create_app
+from driftloop.trainer.backends import backend
 from driftloop.trainer.build import load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
 from driftloop.trainer.operations import Operations
@@ -83,6 +84,7 @@ def build(settings: Settings) -> Service:
         check_seconds=settings.check_seconds,
         max_rows=settings.max_rows,
         run=partial(run_training, limits),
+        backend=backend(settings),
     )
 
     def committed() -> None:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import httpx
@@ -25,6 +25,7 @@ from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.registry import ArtifactError, Bundle
 from driftloop.common.tracing import Attributes, span
 from driftloop.trainer import deciding
+from driftloop.trainer.backends import Backend
 from driftloop.trainer.domain.card import card_of
 from driftloop.trainer.domain.challenger import BaselineData, ReferenceRows, instant
 from driftloop.trainer.domain.dataset import Division, LabeledRows, division_of, labels_wanted
@@ -92,6 +93,7 @@ class RetrainingWorker:
         check_seconds: float,
         max_rows: int,
         run: RunTraining,
+        backend: Backend = Backend(),
     ) -> None:
         self._pool = pool
         self._models = models
@@ -104,6 +106,7 @@ class RetrainingWorker:
         self._check_seconds = check_seconds
         self._max_rows = max_rows
         self._run = run
+        self._backend = backend
         self._wake = threading.Event()
 
     def wake(self) -> None:
@@ -240,7 +243,7 @@ class RetrainingWorker:
         if version is None:
             return
         try:
-            task = _task(model, request, data, champion, version, self._clock())
+            task = replace(_task(model, request, data, champion, version, self._clock()), backend=self._backend)
             trained = self._run(task, lambda: stop.is_set() or not self._wanted(request), self._saying(request))
             self._register(model, request, trained, task.division, data.new_labels, stop)
         except TrainingStopped:

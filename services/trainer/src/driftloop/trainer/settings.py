@@ -1,7 +1,7 @@
 """Environment → frozen settings of the trainer."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -36,4 +36,9 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     training_memory_mb: Annotated[int, Meta(ge=64)] | None = None
     # So many versions of a model keep their files, besides those that somebody may need.
     keep_versions: Annotated[int, Meta(ge=1)] = 20
+    # Who grows the trees and fits the folds: so many threads of the training's process, or a cluster's workers.
+    training_backend: Literal["local", "dask", "ray"] = "local"
+    jobs: Annotated[int, Meta(ge=1, le=1024)] = 1
+    dask_scheduler: str | None = None
+    ray_address: str | None = None
     log_level: str = "INFO"

@@ -4,7 +4,7 @@ A training process may be made to open what others wrote. Whatever it answers is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from driftloop.common.contract import Contract
 from driftloop.common.registry import Bundle
 from driftloop.common.registry.bundle import CONTENTS, MANIFEST, from_files, read_manifest, to_files
+from driftloop.trainer.backends import Backend
 from driftloop.trainer.domain.challenger import BaselineData, ReferenceRows
 from driftloop.trainer.domain.dataset import Division, LabeledRows
 from driftloop.trainer.domain.evidence import Evidence
@@ -49,6 +50,7 @@ class TrainingTask:
     reason: str
     concept_drift: bool
     unseen: NDArray[np.bool_] | None = None
+    backend: Backend = field(default_factory=Backend)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     concept_drift: bool
     withheld: int
     unused: int
+    backend: Backend
 
 
 def write_task(folder: Path, task: TrainingTask) -> None:
@@ -88,6 +91,7 @@ def write_task(folder: Path, task: TrainingTask) -> None:
         concept_drift=task.concept_drift,
         withheld=task.division.withheld,
         unused=task.division.unused,
+        backend=task.backend,
     )
     arrays: dict[str, NDArray[Any]] = {
         "baseline_values": task.baseline.values,
@@ -127,6 +131,7 @@ def read_task(folder: Path) -> TrainingTask:
             reason=told.reason,
             concept_drift=told.concept_drift,
             unseen=arrays.get("unseen"),
+            backend=told.backend,
         )
 
 

@@ -7,12 +7,16 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from driftloop.common.logs import configure_logging
+from driftloop.common.settings import SettingsError
+from driftloop.trainer.backends import parallel
 from driftloop.trainer.bundling import bundle
 from driftloop.trainer.domain.challenger import challenge
-from driftloop.trainer.training_files import Failure, Trained, read_task, write_failure, write_trained
+from driftloop.trainer.progress import progress
+from driftloop.trainer.training_files import PROGRESS, Failure, Trained, read_task, write_failure, write_trained
 
 logger = logging.getLogger(__name__)
 
@@ -34,29 +38,39 @@ def train(folder: Path) -> Failure | None:
     """Read a task, train and judge, write what came of it. Returns why nothing did."""
     try:
         task = read_task(folder)
-        challenger = challenge(
-            task.contract,
-            task.baseline,
-            task.division,
-            task.reference,
-            task.champion,
-            since=task.since,
-            version=task.version,
-            created=task.created,
-            reason=task.reason,
-            concept_drift=task.concept_drift,
-            unseen=task.unseen,
-        )
+        with parallel(task.backend), progress(partial(_say, folder)) as say:
+            challenger = challenge(
+                task.contract,
+                task.baseline,
+                task.division,
+                task.reference,
+                task.champion,
+                since=task.since,
+                version=task.version,
+                created=task.created,
+                reason=task.reason,
+                concept_drift=task.concept_drift,
+                unseen=task.unseen,
+                say=say,
+            )
         assert challenger.evidence is not None
         write_trained(folder, Trained(bundle(task.contract, challenger), challenger.evidence))
     except MemoryError:
         return Failure("memory", "it ran out of memory")
-    except ValueError as error:
+    except (ValueError, SettingsError) as error:
         return Failure("data", str(error))
     except Exception as error:
         logger.exception("a training failed")
         return Failure("internal", f"{type(error).__name__}: see the log")
     return None
+
+
+def _say(folder: Path, text: str) -> None:
+    """Tell whoever looks after the training what it is at: the file is there whole, or not at all."""
+    logger.info("training", extra={"step": text})
+    fresh = folder / f"{PROGRESS}.new"
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(folder / PROGRESS)
 
 
 def _end_with_parent() -> None:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from driftloop.common.contract import Contract, digest
+from driftloop.common.contract import Contract, Estimator, digest
+from driftloop.trainer.domain.candidates import CandidateScore
 from driftloop.trainer.domain.dataset import TrainingSet
 from driftloop.trainer.domain.gate import GateDecision
 from driftloop.trainer.domain.inspection import Inspection
@@ -69,6 +70,8 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """One version's whole story. `metrics` are by slice, each of rows that the version never trained on.
 
+    `estimator`, `parameters` and `seed` are those of the chosen one of the `candidates`, which stand best first.
+
     What has a default is not in the cards of older releases, which are read as well.
     """
 
@@ -89,6 +92,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     inspection: Inspection | None = None
     code: Code | None = None
     imported: Imported | None = None
+    candidates: tuple[CandidateScore, ...] = ()
 
 
 def training_data(data: TrainingSet, since: datetime | None = None, until: datetime | None = None) -> TrainingData:
@@ -116,17 +120,23 @@ def model_card(
     leaks: LeakReport | None = None,
     *,
     inspection: Inspection | None = None,
+    estimator: Estimator | None = None,
+    candidates: tuple[CandidateScore, ...] = (),
 ) -> ModelCard:
-    """Write the card of a version; `decision` is None for a first version, which met no champion."""
+    """Write the card of a version; `decision` is None for a first version, which met no champion.
+
+    `estimator` is the one that was trained, where that is not the contract's own.
+    """
+    trained = estimator or contract.estimator
     return ModelCard(
         model_name=contract.name,
         model_version=version,
         created=created,
         reason=reason,
         contract_digest=digest(contract),
-        estimator=contract.estimator.kind,
-        parameters=msgspec.structs.asdict(contract.estimator.parameters),
-        seed=contract.estimator.seed,
+        estimator=trained.kind,
+        parameters=msgspec.structs.asdict(trained.parameters),
+        seed=trained.seed,
         decision_threshold=contract.decision_threshold,
         training=training,
         metrics=dict(metrics),
@@ -135,6 +145,7 @@ def model_card(
         libraries={"python": python_version()} | {name: installed_version(name) for name in LIBRARIES},
         inspection=inspection,
         code=code_version(),
+        candidates=candidates,
     )
 
 

@@ -1,5 +1,6 @@
 """From rows to a version that could serve: trained, exported, judged, and described."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +9,8 @@ from numpy.typing import NDArray
 
 from driftloop.common.contract import Contract
 from driftloop.common.profile import ReferenceProfile, scored_rows
-from driftloop.trainer.domain import card, export
+from driftloop.trainer.domain import candidates, card, export
+from driftloop.trainer.domain.candidates import CandidateScore
 from driftloop.trainer.domain.dataset import Division, TrainingSet, training_set
 from driftloop.trainer.domain.evidence import Evidence, decide
 from driftloop.trainer.domain.gate import Paired
@@ -66,14 +68,35 @@ class Challenger:
         return self.card.decision is None or self.card.decision.promoted
 
 
-def first_version(contract: Contract, baseline: BaselineData, version: int, created: datetime) -> Challenger:
-    """Train on the baseline but its held-out rows. Its reference is the whole baseline."""
+@dataclass(frozen=True)
+class _Fitted:
+    """The trained candidate: its contract, the exported `model`, known answers, and how all candidates fared."""
+
+    contract: Contract
+    model: bytes
+    inputs: NDArray[np.float32]
+    answers: NDArray[np.float64]
+    candidates: tuple[CandidateScore, ...]
+
+
+Say = Callable[[str], None]
+
+
+def _unsaid(_step: str) -> None:
+    """For callers who do not ask how far it is."""
+
+
+def first_version(
+    contract: Contract, baseline: BaselineData, version: int, created: datetime, say: Say = _unsaid
+) -> Challenger:
+    """Train on the baseline but its held-out rows. Its reference is the whole baseline. `say` is told each step."""
     data = training_set(baseline.values, baseline.labels, baseline.split, recipe=contract.training)
     leaks = _check_leaks(contract, baseline, data, Division.empty(baseline.values.shape[1]))
-    model, inputs, answers = _fit(contract, data)
     held = baseline.split.holdout
+    fitted = _fit(contract, data, baseline.values[held], say)
+    model = fitted.model
     scores = np.empty(len(baseline.labels))
-    scores[baseline.split.train] = out_of_fold_scores(contract, data.features, data.labels, weights=data.weights)
+    scores[baseline.split.train] = _out_of_fold(fitted.contract, data, say)
     scores[held] = export.score(model, baseline.values[held].astype(np.float32))
     profile = reference_profile(
         contract,
@@ -92,9 +115,11 @@ def first_version(contract: Contract, baseline: BaselineData, version: int, crea
         card.training_data(data),
         {HOLDOUT: evaluated(contract, baseline.labels[held], scores[held])},
         leaks=leaks,
+        estimator=fitted.contract.estimator,
+        candidates=fitted.candidates,
         inspection=inspect(contract, model, HOLDOUT, baseline.labels[held], baseline.values[held], profile.heldout),
     )
-    return Challenger(model, described, profile, inputs, answers)
+    return Challenger(model, described, profile, fitted.inputs, fitted.answers)
 
 
 def challenge(
@@ -110,22 +135,28 @@ def challenge(
     reason: str,
     concept_drift: bool = False,
     unseen: NDArray[np.bool_] | None = None,
+    say: Say = _unsaid,
 ) -> Challenger:
     """Train on the baseline and the older labelled rows; compare with the champion on rows that neither has seen.
 
     Rows predicted at or after `since` are of the new population: what the scores mean is learnt from these alone.
     `concept_drift` says that it was declared: the old law is wrong, and more may be lost on the baseline. `unseen` [h]
     are the held-out baseline rows that the champion was not trained on (`imported.unseen_holdout`), None for all.
+    `say` is told each step.
     Raises LeakError where a row that judges was also learnt from, and ValueError where the rows allow no model.
     """
     held = baseline.split.holdout if unseen is None else baseline.split.holdout[unseen]
     data = training_set(baseline.values, baseline.labels, baseline.split, division.train, contract.training)
     leaks = _check_leaks(contract, baseline, data, division)
-    model, inputs, answers = _fit(contract, data)
+    checked = np.concatenate((division.gate.values, baseline.values[baseline.split.holdout]))
+    fitted = _fit(contract, data, checked, say)
+    model = fitted.model
+    say("judging")
     evidence = _evidence(contract, baseline, held, division, champion, model, concept_drift)
     require_unchanged(leaks, _check_leaks(contract, baseline, data, division))
     metrics = _metrics(contract, baseline, held, division, champion, model)
-    profile = _profile(contract, version, data, division, since, reference, model)
+    out_of_fold = _out_of_fold(fitted.contract, data, say)
+    profile = _profile(contract, version, data, division, since, reference, model, out_of_fold)
     times, newest = division.train.times, division.gate
     described = card.model_card(
         contract,
@@ -136,17 +167,57 @@ def challenge(
         metrics,
         decide(evidence),
         leaks,
+        estimator=fitted.contract.estimator,
+        candidates=fitted.candidates,
         inspection=inspect(contract, model, NEWEST, newest.labels, newest.values, profile.heldout),
     )
-    return Challenger(model, described, profile, inputs, answers, evidence)
+    return Challenger(model, described, profile, fitted.inputs, fitted.answers, evidence)
 
 
-def _fit(contract: Contract, data: TrainingSet) -> tuple[bytes, NDArray[np.float32], NDArray[np.float64]]:
-    pipeline = train(contract, data.features, data.labels, data.weights)
-    model = export.export_onnx(pipeline, data.values.shape[1])
-    export.check_export(pipeline, model, data.features, contract.decision_threshold)
-    inputs, answers = export.known_answers(contract, pipeline, data.features)
+def _fit(contract: Contract, data: TrainingSet, unseen: NDArray[np.float64], say: Say) -> _Fitted:
+    """Train the best candidate that can be trained and exported; `unseen` [m, d] are rows to check the export by, too.
+
+    Raises ValueError where none can.
+    """
+    entrants = candidates.estimators(contract)
+    if len(entrants) > 1:
+        say(f"comparing {len(entrants)} candidates")
+    ranking = candidates.ranked(contract, data.features, data.labels, subjects=data.subjects, weights=data.weights)
+    scores = [one.score for one in ranking]
+    for place, one in enumerate(ranking):
+        if one.score.failure is not None:
+            continue
+        try:
+            model, inputs, answers = _exported(one.contract, data, unseen, say)
+        except candidates.FAILURES as error:
+            if len(ranking) == 1:
+                raise
+            scores[place] = candidates.failed(one.score, str(error))
+            continue
+        scores[place] = candidates.chosen(one.score)
+        return _Fitted(one.contract, model, inputs, answers, tuple(scores))
+    told = "; ".join(f"{score.estimator} {score.parameters}: {score.failure}" for score in scores)
+    raise ValueError(f"model {contract.name!r}: no candidate can be used: {told}")
+
+
+def _exported(
+    contract: Contract, data: TrainingSet, unseen: NDArray[np.float64], say: Say
+) -> tuple[bytes, NDArray[np.float32], NDArray[np.float64]]:
+    features = data.features
+    say(f"fitting a {contract.estimator.kind} to {len(features):,} rows")
+    pipeline = train(contract, features, data.labels, data.weights)
+    say("exporting it")
+    model = export.export_onnx(pipeline, features.shape[1])
+    say("checking the export")
+    rows = np.concatenate((export.spread_rows(features), unseen.astype(np.float32)))
+    export.check_export(pipeline, model, rows, contract.decision_threshold)
+    inputs, answers = export.known_answers(contract, pipeline, features)
     return model, inputs, answers
+
+
+def _out_of_fold(contract: Contract, data: TrainingSet, say: Say) -> NDArray[np.float64]:
+    say("scoring the training rows out of fold")
+    return out_of_fold_scores(contract, data.features, data.labels, subjects=data.subjects, weights=data.weights)
 
 
 def _check_leaks(contract: Contract, baseline: BaselineData, data: TrainingSet, division: Division) -> LeakReport:
@@ -216,9 +287,9 @@ def _profile(
     since: np.datetime64,
     reference: ReferenceRows,
     model: bytes,
+    out_of_fold: NDArray[np.float64],
 ) -> ReferenceProfile:
     """A challenger's reference; every score in it is of a row that its model, or the fold's, has not seen."""
-    out_of_fold = out_of_fold_scores(contract, data.features, data.labels, weights=data.weights)
     production, labels = out_of_fold[data.baseline_rows :], division.train.labels
     gate_scores = export.score(model, division.gate.values.astype(np.float32))
     if contract.reference == "training":

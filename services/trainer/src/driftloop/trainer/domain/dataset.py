@@ -121,11 +121,13 @@ def labels_wanted(gates: Gates, times: NDArray[np.datetime64], since: np.datetim
 class TrainingSet:
     """What a version is fitted to, `values` float64 [n, d] and `labels` int8 [n]: first the baseline's, then others.
 
+    `subjects` [n] are pseudonyms, "" where unknown, as all of the baseline's are.
     `weights` [n], of mean 1, say how much each row counts; None where all count the same.
     """
 
     values: NDArray[np.float64]
     labels: NDArray[np.int8]
+    subjects: NDArray[np.str_]
     baseline_rows: int
     labeled_rows: int
     weights: NDArray[np.float64] | None = None
@@ -163,12 +165,19 @@ def training_set(
     if labeled is None:
         labels = baseline_labels[split.train]
         ageless = np.zeros(len(labels), dtype="m8[us]")
-        return TrainingSet(baseline_values[split.train], labels, len(labels), 0, row_weights(recipe, labels, ageless))
+        weights = row_weights(recipe, labels, ageless)
+        return TrainingSet(baseline_values[split.train], labels, unknown(len(labels)), len(labels), 0, weights)
     kept = split.train if recipe.baseline else split.train[:0]
     labels = np.concatenate((baseline_labels[kept], labeled.labels))
     ages = _ages(recipe, len(kept), labeled.times)
     values = np.concatenate((baseline_values[kept], labeled.values))
-    return TrainingSet(values, labels, len(kept), len(labeled), row_weights(recipe, labels, ages))
+    subjects = np.concatenate((unknown(len(kept)), labeled.subjects))
+    return TrainingSet(values, labels, subjects, len(kept), len(labeled), row_weights(recipe, labels, ages))
+
+
+def unknown(rows: int) -> NDArray[np.str_]:
+    """The subjects of rows of which nobody says whose they are."""
+    return np.full(rows, "", dtype=np.str_)
 
 
 def _ages(recipe: Recipe, baseline_rows: int, times: NDArray[np.datetime64]) -> NDArray[np.timedelta64]:

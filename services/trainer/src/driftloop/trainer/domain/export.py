@@ -1,21 +1,34 @@
 """From a fitted estimator to ONNX bytes that were shown to say the same."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx.helper import make_opsetid
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_classifier
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.pipeline import Pipeline
 
 from driftloop.common.contract import Contract
 from driftloop.common.onnx import open_session
 from driftloop.common.onnx_policy import INPUT, OUTPUT, check_model
 from driftloop.common.rows import canonical_scores
+from driftloop.trainer.domain.training import one_thread
 
+MISSING_TRACKS = "nodes_missing_value_tracks_true"
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 TOLERANCE = 1e-5
+# So near to the threshold the sixth decimal is float32's to decide, and with it the decision.
+NEAR = 1e-6
+# An artifact is held in memory by every predictor, which refuses a bigger one.
+SIZE_LIMIT = 200_000_000
+# A node of a tree takes 37 bytes or more; a forest that is far too big is refused before it fills the memory.
+NODE_BYTES = 37
+CHECKED_ROWS = 10_000
 KNOWN_ANSWERS = 16
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
@@ -25,26 +38,88 @@ class ExportMismatch(ValueError):
     """The exported model does not say what the estimator says: it must not be published."""
 
 
-def export_onnx(pipeline: Pipeline, width: int) -> bytes:
+class ModelTooBig(ValueError):
+    """No predictor would load the model."""
+
+
+def export_onnx(pipeline: Pipeline, width: int, size_limit: int = SIZE_LIMIT) -> bytes:
     """The pipeline as an ONNX model: input `features` float32 [n, width], output `probabilities` float32 [n, 2].
 
-    Raises UnusableModel where a predictor would refuse it.
+    Raises ModelTooBig where it has more than `size_limit` bytes, and UnusableModel where a predictor would refuse it.
     """
+    _check_size(NODE_BYTES * _nodes(pipeline), size_limit)
+    _round_thresholds(pipeline)
     model = convert_sklearn(
         pipeline,
         name="classifier",
         initial_types=[(INPUT, FloatTensorType([None, width]))],
         options={id(pipeline): {"zipmap": False}},
         target_opset=OPSETS,
+        custom_conversion_functions={HistGradientBoostingClassifier: _convert_histogram_trees},
     )
     # The converter may import one operator set twice; a strict reader need not put up with that.
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     del model.opset_import[:]
     model.opset_import.extend(make_opsetid(domain, version) for domain, version in sorted(opsets.items()))
     data: bytes = model.SerializeToString()
+    _check_size(len(data), size_limit)
     # What every predictor would refuse must not get as far as a gate.
     check_model(data, width)
     return data
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise ModelTooBig(
+            f"the model takes {size / 1e6:,.0f} MB or more, and predictors load at most {limit / 1e6:,.0f}: raise the"
+            " estimator's min_samples_leaf, or lower its number of trees or max_samples_rows"
+        )
+
+
+def _nodes(pipeline: Pipeline) -> int:
+    """How many nodes a forest's trees have together; 0 of another estimator, whose parameters bound it."""
+    last = _last(pipeline)
+    return sum(tree.tree_.node_count for tree in last.estimators_) if isinstance(last, RandomForestClassifier) else 0
+
+
+def _last(estimator: BaseEstimator) -> BaseEstimator:
+    """What classifies in the end: a pipeline's last step, or an estimator that is none."""
+    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+
+
+def _round_thresholds(pipeline: Pipeline) -> None:
+    """Round the thresholds of boosted trees down to float32: for a float32 value x ≤ t holds then as it did before.
+
+    The converter rounds them to the nearest, and a value between the two would go another way. (It knows better of
+    forests.)
+    """
+    last = _last(pipeline)
+    if not isinstance(last, HistGradientBoostingClassifier):
+        return
+    for (tree,) in last._predictors:
+        exact = tree.nodes["num_threshold"]
+        nearest = exact.astype(np.float32)
+        lower = np.nextafter(nearest, np.float32(-np.inf))
+        tree.nodes["num_threshold"] = np.where(nearest <= exact, nearest, lower)
+
+
+class _WholeNumbers:
+    """The converter's container, which takes no truth values where ONNX asks for whole numbers."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def add_node(self, *arguments: Any, **attributes: Any) -> None:
+        """As the container does, with 0 and 1 for false and true."""
+        missing = attributes[MISSING_TRACKS]
+        self._container.add_node(*arguments, **attributes | {MISSING_TRACKS: [int(one) for one in missing]})
+
+
+def _convert_histogram_trees(scope: Any, operator: Any, container: Any) -> None:
+    convert_sklearn_random_forest_classifier(scope, operator, _WholeNumbers(container))
 
 
 def scorer(model: bytes) -> Scorer:
@@ -64,24 +139,35 @@ def score(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
     return scorer(model)(features)
 
 
+@one_thread
 def check_export(pipeline: Pipeline, model: bytes, features: NDArray[np.float32], threshold: float) -> float:
     """Compare the exported model with the estimator on `features` [n, d]; returns the largest difference.
 
-    Raises ExportMismatch where a probability differs by more than TOLERANCE or a decision at `threshold` differs.
+    Raises ExportMismatch where a probability differs by more than TOLERANCE, or a decision at `threshold` differs and
+    the probability is not within NEAR of it.
     """
-    return check_same(canonical_scores(pipeline.predict_proba(features)[:, 1]), score(model, features), threshold)
+    return check_same(pipeline.predict_proba(features)[:, 1], score(model, features), threshold)
 
 
-def check_same(expected: NDArray[np.float64], got: NDArray[np.float64], threshold: float) -> float:
-    """Compare an estimator's canonical scores [n] with its ONNX model's, as `check_export` does."""
+def check_same(probabilities: NDArray[np.float64], got: NDArray[np.float64], threshold: float) -> float:
+    """Compare an estimator's probabilities [n] with its ONNX model's canonical scores [n], as `check_export` does."""
+    expected = canonical_scores(probabilities)
     difference = float(np.max(np.abs(expected - got), initial=0.0))
-    decisions = int(np.sum((expected >= threshold) != (got >= threshold)))
+    clear = np.abs(probabilities - threshold) > NEAR
+    decisions = int(np.sum(clear & ((expected >= threshold) != (got >= threshold))))
     if not difference <= TOLERANCE or decisions:
         raise ExportMismatch(
             f"the ONNX model differs from the estimator by up to {difference:.3g} ({TOLERANCE:g} is accepted) and in"
             f" {decisions} of {len(got)} decisions: it must not serve, check the skl2onnx version"
         )
     return difference
+
+
+def spread_rows(features: NDArray[np.float32], most: int = CHECKED_ROWS) -> NDArray[np.float32]:
+    """All rows of `features` [n, d], or `most` of them evenly spread, where there are more."""
+    if len(features) <= most:
+        return features
+    return features[np.linspace(0, len(features) - 1, most).astype(np.int64)]
 
 
 def known_answers(

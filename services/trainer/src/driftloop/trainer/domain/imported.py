@@ -15,7 +15,7 @@ from driftloop.common.profile import numeric_reference, scored_rows
 from driftloop.trainer.domain import card, export
 from driftloop.trainer.domain.adapting import ImportRefused
 from driftloop.trainer.domain.challenger import HOLDOUT, BaselineData, Challenger, evaluated
-from driftloop.trainer.domain.dataset import TrainingSet
+from driftloop.trainer.domain.dataset import TrainingSet, unknown
 from driftloop.trainer.domain.inspection import inspect
 from driftloop.trainer.domain.reference import reference_profile
 
@@ -102,7 +102,8 @@ def unseen_holdout(described: card.ModelCard, baseline: BaselineData) -> NDArray
 
 
 def _rows_of(baseline: BaselineData, rows: NDArray[np.int64]) -> TrainingSet:
-    return TrainingSet(baseline.values[rows], baseline.labels[rows], len(rows), 0)
+    labels = baseline.labels[rows]
+    return TrainingSet(baseline.values[rows], labels, unknown(len(rows)), len(rows), 0)
 
 
 def _keys(values: NDArray[np.float64]) -> NDArray[np.void]:
