@@ -96,6 +96,7 @@ def test_a_trainer_that_is_killed_again_and_again_promotes_once(house: House, la
         process.start()
     wait_until(lambda: ended(trainer), "the request ends", 60)
     wait_until(lambda: not trainer.rows("SELECT 1 FROM outbox"), "everything is published")
+    process.wait_ready()
     assert process.terminate() == 0
     *followers, request = trainer.requests()
     seen = [one["state"] for one in request["history"]]

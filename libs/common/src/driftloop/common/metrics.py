@@ -164,4 +164,15 @@ VERSIONS_UNDELETED = Gauge(
     "Versions of these that nobody needs: their files are to be deleted.",
     ["model_name"],
 )
+TRACKED_RUNS = Counter(
+    "driftloop_tracked_runs_total",
+    "Times that an experiment tracker was told of a version, by result: sent, failed, given-up.",
+    ["tracker", "result"],
+)
+TRACKED_WAITING = Gauge(
+    "driftloop_tracked_runs_waiting", "Versions that a tracker is still to be told of.", ["tracker"]
+)
+TRACKED_GIVEN_UP = Gauge(
+    "driftloop_tracked_runs_given_up", "Versions that a tracker did not take for too long.", ["tracker"]
+)
 CHAMPION_VERSION = Gauge("driftloop_champion_version", "The version that should serve.", ["model_name"])

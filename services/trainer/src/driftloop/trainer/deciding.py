@@ -15,6 +15,7 @@ from driftloop.trainer.request_store import Request, RequestStore
 from driftloop.trainer.rollout_store import Rollout, RolloutStore
 from driftloop.trainer.serving import crown, serve
 from driftloop.trainer.store import Model, Store
+from driftloop.trainer.tracking_store import RunFacts, remember
 
 
 def promote(
@@ -22,7 +23,7 @@ def promote(
 ) -> None:
     """The challenger becomes the champion."""
     RequestStore(connection).become(request.id, "promoted", reason, now)
-    crown(connection, model, challenger, published, reason, now)
+    crown(connection, model, challenger, published, reason, now, request=request.id)
     metrics.RETRAININGS.labels(model.name, "promoted").inc()
 
 
@@ -32,7 +33,9 @@ def reject(
     """The request came to nothing, when there were `labels` labels of the new population."""
     RequestStore(connection).become(request.id, "rejected", reason, now)
     if request.challenger is not None:
-        Store(connection).set_status(request.model_name, request.challenger, "rejected")
+        name, challenger = request.model_name, request.challenger
+        Store(connection).set_status(name, challenger, "rejected")
+        remember(connection, RunFacts(name, challenger, "rejected", request.model_version, request=request.id), now)
     _follow(connection, contract, request, labels, now)
     metrics.RETRAININGS.labels(request.model_name, "rejected").inc()
 
@@ -56,6 +59,7 @@ def try_out(
     RequestStore(connection).become(request.id, "canary", reason, now)
     Store(connection).set_status(model.name, challenger, "canary")
     RolloutStore(connection).start(request.id, model.name, model.champion, challenger, now)
+    remember(connection, RunFacts(model.name, challenger, "canary", model.champion, challenger, request.id), now)
     serve(connection, model, model.champion, published, reason, now, challenger, step.weight)
 
 
@@ -91,9 +95,21 @@ def roll_back(
     RolloutStore(connection).end(rollout.request_id, verdict, now)
     RequestStore(connection).become(request.id, "rolled-back", reason, now)
     Store(connection).set_status(model.name, rollout.challenger, "rolled-back")
+    facts = RunFacts(
+        model.name, rollout.challenger, "rolled-back", rollout.champion, request=request.id, metrics=_figures(verdict)
+    )
+    remember(connection, facts, now)
     serve(connection, model, rollout.champion, published, reason, now)
     _follow(connection, contract, request, request.labels_judged, now)
     metrics.RETRAININGS.labels(model.name, "rolled-back").inc()
+
+
+def _figures(verdict: CanaryVerdict | None) -> dict[str, float]:
+    """What the live labels said, for those who keep figures of versions."""
+    if verdict is None:
+        return {}
+    tally = verdict.tally
+    return {"rollout.wins": tally.wins, "rollout.losses": tally.losses, "rollout.rows": tally.rows}
 
 
 def _follow(connection: Connection, contract: Contract, request: Request, labels: int, now: datetime) -> None:

@@ -38,6 +38,8 @@ from driftloop.trainer.rolling_out import RolloutWorker
 from driftloop.trainer.serving import highest_published
 from driftloop.trainer.settings import Settings
 from driftloop.trainer.store import Store
+from driftloop.trainer.trackers import open_trackers
+from driftloop.trainer.tracking import tracking_workers
 from driftloop.trainer.training_runs import TrainingLimits, run_training
 
 NAME = "trainer"
@@ -124,7 +126,16 @@ def build(settings: Settings) -> Service:
             access,
             build_rate_limit(settings),
         ),
-        workers=(consumer, drainer, retraining, rollouts, purger, pruner, *access.workers),
+        workers=(
+            consumer,
+            drainer,
+            retraining,
+            rollouts,
+            purger,
+            pruner,
+            *access.workers,
+            *tracking_workers(pool, open_trackers(), artifacts, utc_now),
+        ),
         notes={"access": access.note},
         ready=consumer_checks(pool, producer, consumer),
         closers=(lambda: producer.close(5), client.close, pool.close),

@@ -112,7 +112,7 @@ class Operations:
                     raise Refused(f"version {champion} of model {contract.name!r} serves, and nothing served before it")
                 _check_served(store, contract, target)
                 _end(connection, request, rollout, said, now)
-                crown(connection, model, target, published, said, now, old="rolled-back")
+                crown(connection, model, target, published, said, now, rolled_back=True)
             served = _served(store, contract)
         self.published()
         return served

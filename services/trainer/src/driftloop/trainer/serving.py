@@ -11,6 +11,7 @@ from driftloop.common.kafka.reader import read_to_end
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.topics import MODEL_UPDATES, Namespace
 from driftloop.trainer.store import Model, Store
+from driftloop.trainer.tracking_store import RunFacts, remember
 
 # Compaction keeps a key's last record, so old revisions leave the topic only by a tombstone of their own.
 KEPT_REVISIONS = 100
@@ -38,10 +39,23 @@ def revision_of(model: str, key: bytes | None) -> int:
 
 
 def crown(
-    connection: Connection, model: Model, version: int, published: int, reason: str, now: datetime, old: str = "retired"
+    connection: Connection,
+    model: Model,
+    version: int,
+    published: int,
+    reason: str,
+    now: datetime,
+    *,
+    request: int | None = None,
+    rolled_back: bool = False,
 ) -> ModelUpdated:
-    """Make a version that is on record the champion, and the one before `old`; see `serve`."""
-    Store(connection).set_champion(model.name, version, old)
+    """Make a version that is on record the champion; see `serve`. `rolled_back`: the one before was no good."""
+    Store(connection).set_champion(model.name, version, "rolled-back" if rolled_back else "retired")
+    if rolled_back and model.champion is not None:
+        facts = RunFacts(model.name, model.champion, "rolled-back", version, request=request)
+    else:
+        facts = RunFacts(model.name, version, "promoted", version, request=request)
+    remember(connection, facts, now)
     return serve(connection, model, version, published, reason, now)
 
 
