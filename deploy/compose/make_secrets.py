@@ -35,6 +35,8 @@ curl -s localhost:8000/v1/predict -H 'content-type: application/json' \\
 """
 SERVICES = ("label_ingest", "drift_monitor", "trainer")
 API_KEYS = "predictor/api-keys.json"
+# Who may order retrainings, promotions and roll-backs.
+TRAINER_API_KEYS, OPERATOR_KEY = "trainer/api-keys.json", "client/operator-key"
 # Who has an API key from the start: where it is, and what it opens.
 CALLERS: dict[str, tuple[str, list[Scope]]] = {
     "client": ("client/api-key", ["predict", "label", "rows", "admin"]),
@@ -79,6 +81,8 @@ def make(folder: Path) -> list[str]:
     for name, (file, scopes) in CALLERS.items():
         if keep_key(folder / API_KEYS, name, scopes, folder / file, utc_now()):
             made.append(file)
+    if keep_key(folder / TRAINER_API_KEYS, "operator", ["admin"], folder / OPERATOR_KEY, utc_now()):
+        made.append(OPERATOR_KEY)
     keep("trainer/signing.pem", _private_key())
     signing = keys.load_signing_key(folder / "trainer" / "signing.pem")
     public = signing.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -68,9 +68,9 @@ class Containers:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["prediction_id"])
 
-    def key(self) -> dict[str, str]:
-        """The header with the API key that was made for clients on this machine."""
-        return {"x-api-key": self.compose("run", "--rm", "-T", "secrets", "cat", "/secrets/client/api-key").strip()}
+    def key(self, name: str = "api-key") -> dict[str, str]:
+        """The header with an API key that was made for people on this machine."""
+        return {"x-api-key": self.compose("run", "--rm", "-T", "secrets", "cat", f"/secrets/client/{name}").strip()}
 
     def logged(self) -> list[bytes | None]:
         """The keys of all predictions in the log."""
@@ -147,5 +147,6 @@ def test_no_service_is_root_or_can_write_beside_its_program(containers: Containe
 def test_a_second_start_keeps_the_keys_and_the_model(containers: Containers) -> None:
     before = containers.keys()
     containers.compose("up", "--wait", "--wait-timeout", str(UP_SECONDS), seconds=UP_SECONDS + 60)
-    model = httpx.get(containers.url("TRAINER_PORT", "/v1/models/diabetes"), timeout=15).json()
+    url, key = containers.url("TRAINER_PORT", "/v1/models/diabetes"), containers.key("operator-key")
+    model = httpx.get(url, headers=key, timeout=15).json()
     assert (containers.keys(), model["champion"], model["revision"]) == (before, 1, 1)

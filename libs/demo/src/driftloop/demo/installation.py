@@ -102,6 +102,7 @@ class Installation:
         if service == "label_ingest":
             common |= self._doors()
         if service == "trainer":
+            common["DRIFTLOOP_API_KEYS"] = str(self.folder / "secrets" / API_KEYS)
             common["DRIFTLOOP_SIGNING_KEY"] = str(self.folder / "keys" / "signing.pem")
             common["DRIFTLOOP_LABEL_INGEST_URL"] = self.ports["label-ingest"].url
             common["DRIFTLOOP_LABEL_INGEST_KEY_FILE"] = str(self.folder / "secrets" / TRAINER_KEY)

@@ -154,7 +154,7 @@ def _meet_older_patients_until_promoted(loop: Loop, rng: np.random.Generator) ->
         if sent >= OLDER_AT_MOST:
             raise DemoFailed(f"{sent} more older patients came, and no version was promoted: {request}")
         # With enough labels the trainer is at work: a few patients at a time go on coming.
-        waits = request is None or sum(request["lacking"].values()) > 0
+        waits = request is None or request["state"] == "canary" or sum(request["lacking"].values()) > 0
         count = OLDER_AT_ONCE if waits else TRICKLE
         loop.send(older(loop.contract, rng, count))
         sent += count
@@ -203,6 +203,8 @@ def prepare_age_split(source: Path, folder: Path) -> Path:
             "baseline": {"holdout_rows": len(split.baseline) // 5},
             # The halves of a hundred rows differ by chance alone: no recent population could ever be called settled.
             "reference": "training",
+            # Nobody is left whose outcomes could tell two models apart.
+            "rollout": {"steps": []},
         },
         split.baseline,
     )
