@@ -117,7 +117,13 @@ def models() -> None:
     """Say which version of each model serves, and what became of the others. JSON."""
     with _trainer() as trainer, trainer.pool.connection() as connection:
         store = Store(connection)
-        _print({name: store.overview(name)["versions"] for name in trainer.contracts})
+        told = ("version", "status", "created_at", "files_deleted_at")
+        _print(
+            {
+                name: [{field: one[field] for field in told} for one in store.overview(name)["versions"]]
+                for name in trainer.contracts
+            }
+        )
 
 
 @app.command()
