@@ -1,13 +1,16 @@
 """What people order of the trainer, by HTTP and by command."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from driftloop.common.kafka.reader import ReadTimeout
+from driftloop.trainer.api import create_app
 from tests.integration.test_trainer_process import contract_of, states
 from tests.support.asgi import ask
 from tests.support.house import House
-from tests.support.trainers import NAME, Trainer
+from tests.support.trainers import NAME, Trainer, alarm
 
 
 @pytest.fixture
@@ -76,6 +79,22 @@ def test_a_model_without_a_version_takes_no_orders(house: House) -> None:
     for what, body in (("retrain", {}), ("promote", {"version": 1}), ("rollback", {})):
         status, answer = order(trainer, what, body)
         assert (status, "make one with `trainer train`" in answer["detail"]) == (409, True)
+
+
+def test_without_a_broker_an_order_is_refused_for_now_and_nothing_is_decided(trainer: Trainer) -> None:
+    def away(_model: str) -> int:
+        raise ReadTimeout("the end was not reached")
+
+    operations = replace(trainer.operations, highest_revision=away)
+    app = create_app(trainer.pool, {NAME: trainer.contract}, operations)
+    answer = ask(app, "POST", "/v1/promote", json={"version": 2})
+    assert (answer.status_code, answer.headers["retry-after"], len(trainer.published())) == (503, "2", 1)
+
+
+@pytest.mark.parametrize("body", [{"reason": "a\x00b"}, {"since": "0001-01-01T00:00:00+14:00"}])
+def test_what_no_database_can_keep_is_refused(trainer: Trainer, body: dict[str, Any]) -> None:
+    trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+    assert order(trainer, "retrain", body)[0] in (409, 422)
 
 
 def test_a_decision_is_made_again_and_is_the_same(trainer: Trainer) -> None:

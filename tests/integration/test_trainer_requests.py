@@ -173,6 +173,47 @@ def test_a_schedule_opens_one_request_each_time_that_it_is_due(trainer: Trainer)
     assert look(24 * 5) == look(24 * 5 + 1) == ["schedule", "schedule"]
 
 
+def test_an_alarm_takes_over_what_somebody_asked_for(trainer: Trainer) -> None:
+    trainer.operations.retrain(trainer.contract, "anna", "")
+    trainer.drift(alarm(attribution="concept"))
+    assert trainer.retrain()["state"] == "rejected"
+    assert [one["cause"] for one in trainer.requests()] == ["follow-up", "drift"]
+    assert trainer.rows("SELECT DISTINCT concept_drift FROM requests") == [(True,)]
+
+
+def test_an_alarm_that_comes_back_while_a_challenger_is_judged_is_followed_again(trainer: Trainer) -> None:
+    trainer.drift()
+    write = trainer.artifacts.write
+
+    def back(bundle: Bundle) -> Any:
+        with trainer.pool.connection() as connection:
+            RequestStore(connection).clear(trainer.requests()[0]["id"])
+        trainer.drift(event_id="drift:2")
+        return write(bundle)
+
+    object.__setattr__(trainer.artifacts, "write", back)
+    trainer.retrain()
+    assert [one["state"] for one in trainer.requests()] == ["awaiting-labels", "rejected"]
+
+
+def test_while_data_are_bad_the_schedule_asks_for_nothing_and_what_it_asked_for_is_taken_back(trainer: Trainer) -> None:
+    contract = msgspec.structs.replace(
+        CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, schedule="0 * * * *")
+    )
+
+    def look(hours: float) -> list[str]:
+        with trainer.pool.connection() as connection:
+            open_scheduled(connection, contract, LATER + timedelta(hours=hours))
+        return [one["state"] for one in trainer.requests()]
+
+    look(0.1)
+    assert look(1.1) == ["awaiting-labels"]
+    trainer.drift(alarm(severity="WARNING", retraining_blocked=True, explanation="Glucose is in other units"))
+    assert look(2.1) == ["withdrawn"]
+    trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+    assert look(3.1) == ["awaiting-labels", "withdrawn"]
+
+
 # --- what goes wrong in the training
 
 
@@ -268,6 +309,19 @@ def test_a_process_of_its_own_makes_what_this_one_would_and_leaves_no_folder(lea
     assert list(Path(tempfile.gettempdir()).glob(f"{training_runs.PREFIX}{psutil.Process().pid}-*")) == []
 
 
+def test_a_folder_that_a_trainer_of_the_same_number_left_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container every trainer is process 1."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, running = (tmp_path / f"{training_runs.PREFIX}{psutil.Process().pid}-{name}" for name in ("left", "runs"))
+    for folder in (left, running):
+        folder.mkdir()
+    monkeypatch.setattr(training_runs, "_IN_USE", {str(running)})
+    training_runs.sweep()
+    assert list(tmp_path.iterdir()) == [running]
+
+
 # --- who dies in the middle
 
 
@@ -277,7 +331,8 @@ def interrupted(trainer: Trainer, tries: int) -> None:
     with trainer.pool.connection() as connection:
         store = RequestStore(connection)
         assert store.become(request["id"], "training", "a test's", trainer.now)
-        store.count_try(request["id"], tries)
+        for _ in range(tries):
+            store.count_try(request["id"], 150)
 
 
 def test_a_training_in_whose_middle_the_trainer_died_is_begun_anew(trainer: Trainer) -> None:
@@ -323,6 +378,18 @@ def test_two_trainers_at_once_promote_once(learning: Trainer) -> None:
 
 
 # --- what changes meanwhile
+
+
+def test_a_few_labels_that_are_taken_back_say_nothing_against_a_challenger(learning: Trainer) -> None:
+    learning.drift()
+    write = learning.artifacts.write
+
+    def taken_back(bundle: Bundle) -> Any:
+        learning.labels.taken_back = set(learning.labels.ids[-10:])
+        return write(bundle)
+
+    object.__setattr__(learning.artifacts, "write", taken_back)
+    assert learning.retrain()["state"] == "promoted"
 
 
 def test_labels_that_are_taken_back_between_training_and_promotion_count_no_more(learning: Trainer) -> None:

@@ -210,6 +210,19 @@ def test_an_erased_patient_counts_no_more(trainer: Trainer) -> None:
     assert tally(trainer) == (1, 0, 1)
 
 
+def test_a_label_that_comes_after_its_patient_was_erased_does_not_count(trainer: Trainer) -> None:
+    """They come in different partitions."""
+    trainer.hear(SubjectErased(subject="a" * 32, erased_at=LATER, predictions=1))
+    trainer.hear(heard(1, winner=2, subject="a" * 32), heard(2, winner=2, subject="b" * 32))
+    assert tally(trainer) == (1, 0, 1)
+
+
+def test_of_a_roll_out_that_has_ended_no_label_is_kept(trainer: Trainer) -> None:
+    hear(trainer, 0, 12, winner=1)
+    trainer.roll_out()
+    assert tally(trainer) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     "alone",
     [
@@ -278,9 +291,23 @@ def test_the_alarm_that_is_cleared_meanwhile_lets_the_roll_out_go_on_and_nothing
 def test_a_roll_back_by_hand_ends_the_roll_out_first_and_the_champion_next(trainer: Trainer) -> None:
     trainer.operations.roll_back(trainer.contract, "anna", "complaints")
     assert served(trainer) == (1, None, None)
-    assert trainer.requests()[1]["reason"] == "rolled back by anna: complaints"
+    (request,) = trainer.requests()
+    assert (request["state"], request["reason"]) == ("rolled-back", "rolled back by anna: complaints")
     with pytest.raises(Refused, match="nothing served before it"):
         trainer.operations.roll_back(trainer.contract, "anna", "")
+
+
+def test_the_champion_that_is_named_in_a_roll_back_ends_the_roll_out(trainer: Trainer) -> None:
+    trainer.operations.roll_back(trainer.contract, "anna", "", to=1)
+    assert (served(trainer), trainer.versions()) == ((1, None, None), {1: "champion", 2: "rolled-back"})
+
+
+def test_a_roll_back_that_is_sent_twice_does_not_bring_the_bad_version_back(trainer: Trainer) -> None:
+    trainer.operations.promote(trainer.contract, 2, "anna", "")
+    trainer.operations.roll_back(trainer.contract, "anna", "")
+    with pytest.raises(Refused, match="nothing served before it that was not rolled back"):
+        trainer.operations.roll_back(trainer.contract, "anna", "")
+    assert served(trainer) == (1, None, None)
 
 
 def test_a_promotion_by_hand_ends_the_roll_out_in_its_favour(trainer: Trainer) -> None:

@@ -65,8 +65,14 @@ def test_what_is_proven_better_goes_through_all_steps_all_the_same() -> None:
 
 
 def test_a_last_step_without_limits_ends_by_the_verdict() -> None:
-    assert move(EVEN, 0, OPEN, waited=1e9).kind == "stay"
+    assert move(EVEN, 0, OPEN, waited=1e6).kind == "stay"
     assert move(BETTER, 0, OPEN).kind == "promote"
+
+
+def test_a_roll_out_goes_on_where_its_contract_lost_steps_and_ends_where_it_lost_all() -> None:
+    assert move(BETTER, 2, OPEN).kind == "promote"
+    found = move(BETTER, 2, Rollout())
+    assert (found.kind, found.reason) == ("roll back", "the contract has no steps of a roll-out any more")
 
 
 def test_a_last_step_that_is_over_waits_for_the_verdict() -> None:

@@ -325,7 +325,7 @@ class Rollout(_Part, frozen=True, kw_only=True):
     evidence: Annotated[float, Meta(gt=1)] = 50.0
     min_labels: Count = 100
     max_labels: Count = 3000
-    max_seconds: Positive | None = None
+    max_seconds: Positive | None = 7_776_000.0
 
 
 class Limit(_Part, frozen=True, kw_only=True):

@@ -6,12 +6,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import psycopg
+from confluent_kafka import KafkaException
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from driftloop.common.access.guard import caller
 from driftloop.common.contract import Contract, chosen
 from driftloop.common.http import BodyLimit, problem
+from driftloop.common.kafka.reader import ReadTimeout
 from driftloop.common.postgres.pool import Pool
 from driftloop.trainer.evidence_store import recomputed
 from driftloop.trainer.operations import Operations, Refused, Unknown
@@ -28,7 +30,7 @@ class _Order(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: Annotated[str | None, Field(max_length=100)] = None
-    reason: Annotated[str, Field(max_length=500)] = ""
+    reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")] = ""
 
 
 class RetrainOrder(_Order):
@@ -55,6 +57,8 @@ def create_app(pool: Pool, contracts: Mapping[str, Contract], operations: Operat
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_exception_handler(psycopg.Error, _database_error)
     app.add_exception_handler(Refused, _refused)
+    for error in (KafkaException, ReadTimeout):
+        app.add_exception_handler(error, _broker_error)
     _reading(app, pool, contracts)
     _ordering(app, contracts, operations)
     return app
@@ -136,6 +140,10 @@ def _contract(contracts: Mapping[str, Contract], model: str | None) -> Contract:
 
 def _refused(_request: Request, error: Exception) -> Response:
     return problem(404 if isinstance(error, Unknown) else 409, str(error))
+
+
+def _broker_error(_request: Request, _error: Exception) -> Response:
+    return problem(503, "the broker does not answer, and nothing was decided: try again", {"retry-after": "2"})
 
 
 def _database_error(_request: Request, _error: Exception) -> Response:

@@ -11,40 +11,44 @@ from psycopg import Connection
 from driftloop.common import metrics
 from driftloop.common.contract import Contract
 from driftloop.trainer.domain.canary import CanaryVerdict
+from driftloop.trainer.domain.requests import State
 from driftloop.trainer.request_store import Request, RequestStore
 from driftloop.trainer.rollout_store import Rollout, RolloutStore
 from driftloop.trainer.serving import crown, serve
 from driftloop.trainer.store import Model, Store
+from driftloop.trainer.trackers import Outcome
 from driftloop.trainer.tracking_store import RunFacts, remember
 
 
 def promote(
-    connection: Connection, model: Model, request: Request, challenger: int, reason: str, published: int, now: datetime
-) -> None:
+    connection: Connection, model: Model, request: Request, challenger: int, reason: str, published: int, now: datetime,
+    verdict: CanaryVerdict | None = None,
+) -> None:  # fmt: skip
     """The challenger becomes the champion."""
-    RequestStore(connection).become(request.id, "promoted", reason, now)
-    crown(connection, model, challenger, published, reason, now, request=request.id)
+    _become(connection, request, "promoted", reason, now)
+    crown(connection, model, challenger, published, reason, now, request=request.id, figures=_figures(verdict))
     metrics.RETRAININGS.labels(model.name, "promoted").inc()
 
 
-def reject(
-    connection: Connection, contract: Contract, request: Request, reason: str, labels: int, now: datetime
-) -> None:
-    """The request came to nothing, when there were `labels` labels of the new population."""
-    RequestStore(connection).become(request.id, "rejected", reason, now)
+def reject(connection: Connection, contract: Contract, request: Request, reason: str, now: datetime) -> None:
+    """The request came to nothing."""
+    _become(connection, request, "rejected", reason, now)
     if request.challenger is not None:
         name, challenger = request.model_name, request.challenger
         Store(connection).set_status(name, challenger, "rejected")
         remember(connection, RunFacts(name, challenger, "rejected", request.model_version, request=request.id), now)
-    _follow(connection, contract, request, labels, now)
+    _follow(connection, contract, request, now)
     metrics.RETRAININGS.labels(request.model_name, "rejected").inc()
 
 
 def withdraw(connection: Connection, request: Request, reason: str, now: datetime) -> None:
     """Nobody wants the request any more. What it made stays on record, and is not served."""
-    RequestStore(connection).become(request.id, "withdrawn", reason, now)
+    _become(connection, request, "withdrawn", reason, now)
     if request.challenger is not None:
-        Store(connection).set_status(request.model_name, request.challenger, "abandoned")
+        name, challenger = request.model_name, request.challenger
+        Store(connection).set_status(name, challenger, "abandoned")
+        outcome: Outcome = "rolled-back" if request.state == "canary" else "rejected"
+        remember(connection, RunFacts(name, challenger, outcome, request.model_version, request=request.id), now)
     metrics.RETRAININGS.labels(request.model_name, "withdrawn").inc()
 
 
@@ -56,7 +60,7 @@ def try_out(
     assert model.champion is not None
     step = contract.rollout.steps[0]
     reason = f"step 1 of {len(contract.rollout.steps)}: version {challenger} answers {step.weight:.0%} of the requests"
-    RequestStore(connection).become(request.id, "canary", reason, now)
+    _become(connection, request, "canary", reason, now)
     Store(connection).set_status(model.name, challenger, "canary")
     RolloutStore(connection).start(request.id, model.name, model.champion, challenger, now)
     remember(connection, RunFacts(model.name, challenger, "canary", model.champion, challenger, request.id), now)
@@ -84,24 +88,32 @@ def accept(
 ) -> None:  # fmt: skip
     """The roll-out's challenger has proven itself, or somebody says so."""
     RolloutStore(connection).end(rollout.request_id, verdict, now)
-    promote(connection, model, request, rollout.challenger, reason, published, now)
+    promote(connection, model, request, rollout.challenger, reason, published, now, verdict)
 
 
 def roll_back(
     connection: Connection, contract: Contract, model: Model, request: Request, rollout: Rollout,
     verdict: CanaryVerdict | None, reason: str, published: int, now: datetime,
 ) -> None:  # fmt: skip
-    """The champion serves alone again."""
+    """The champion serves alone again. Without a verdict somebody has decided, and nothing follows."""
     RolloutStore(connection).end(rollout.request_id, verdict, now)
-    RequestStore(connection).become(request.id, "rolled-back", reason, now)
+    _become(connection, request, "rolled-back", reason, now)
     Store(connection).set_status(model.name, rollout.challenger, "rolled-back")
     facts = RunFacts(
         model.name, rollout.challenger, "rolled-back", rollout.champion, request=request.id, metrics=_figures(verdict)
     )
     remember(connection, facts, now)
     serve(connection, model, rollout.champion, published, reason, now)
-    _follow(connection, contract, request, request.labels_judged, now)
+    if verdict is not None:
+        _follow(connection, contract, request, now)
     metrics.RETRAININGS.labels(model.name, "rolled-back").inc()
+
+
+def _become(connection: Connection, request: Request, state: State, reason: str, now: datetime) -> None:
+    if not RequestStore(connection).become(request.id, state, reason, now):
+        raise RuntimeError(
+            f"request {request.id} is {request.state}, and cannot become {state}: read it under the lock"
+        )
 
 
 def _figures(verdict: CanaryVerdict | None) -> dict[str, float]:
@@ -112,14 +124,14 @@ def _figures(verdict: CanaryVerdict | None) -> dict[str, float]:
     return {"rollout.wins": tally.wins, "rollout.losses": tally.losses, "rollout.rows": tally.rows}
 
 
-def _follow(connection: Connection, contract: Contract, request: Request, labels: int, now: datetime) -> None:
+def _follow(connection: Connection, contract: Contract, request: Request, now: datetime) -> None:
     """While the alarm is open, a request that came to nothing is followed by one that waits for labels of its own.
 
     Judging again on the same labels would only try its luck.
     """
     if request.cleared or request.cause not in ("drift", "follow-up"):
         return
-    wanted = max(labels, request.labels_before_next) + contract.gates.gate_labels
+    wanted = max(request.labels_judged, request.labels_before_next) + contract.gates.gate_labels
     RequestStore(connection).open(
         f"follow-up:{request.id}",
         "follow-up",

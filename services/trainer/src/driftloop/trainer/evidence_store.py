@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from driftloop.trainer.domain.evidence import Evidence, decide
 from driftloop.trainer.evidence_file import decode, encode
-from driftloop.trainer.set_store import ERASURE_LOCK, SetStore
+from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.store import Store
 
 _REMOVE = """
@@ -37,7 +37,7 @@ class EvidenceStore:
         Of evidence of which a subject was erased meanwhile only the digest is kept.
         """
         # Either the erasure sees this evidence, or this evidence sees the erasure.
-        self._connection.execute(ERASURE_LOCK)
+        SetStore(self._connection).lock()
         data = encode(evidence)
         self._connection.execute(
             "INSERT INTO evidence (model_name, version, sha256, data) VALUES (%s, %s, %s, %s)",
@@ -59,7 +59,7 @@ class EvidenceStore:
         return decode(row[0]) if row and row[0] is not None else None
 
     def remove(self, subjects: Iterable[str], now: datetime) -> None:
-        """Forget the evidence with rows of these subjects that were erased; the caller holds ERASURE_LOCK."""
+        """Forget the evidence with rows of these subjects that were erased; the caller holds `SetStore.lock`."""
         self._connection.execute(_REMOVE, [list(subjects), now])
 
 

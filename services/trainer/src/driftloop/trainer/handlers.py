@@ -8,6 +8,7 @@ from psycopg import Connection
 from driftloop.common.clock import Clock
 from driftloop.common.events import DriftDetected, LabelRetracted, ModelStatus, PredictionLabeled, SubjectErased
 from driftloop.trainer import deciding
+from driftloop.trainer.domain.requests import Cause
 from driftloop.trainer.evidence_store import EvidenceStore
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.rollout_store import PairedLabel, Rollout, RolloutStore, unit
@@ -28,8 +29,10 @@ def on_drift(
     model, requests = Store(connection).lock_model(event.model_name, clock()), RequestStore(connection)
     if event.model_version != model.champion:
         return
+    Store(connection).set_blocked(event.model_name, event.explanation if event.retraining_blocked else None)
     if event.retraining_blocked:
-        _withdraw(connection, clock, event.model_name, f"nothing is learnt from bad data: {event.explanation}")
+        reason = f"nothing is learnt from bad data: {event.explanation}"
+        _withdraw(connection, clock, event.model_name, reason, ("drift", "follow-up", "schedule"))
     elif event.change == "opened" and event.severity == "CRITICAL":
         since = event.changed_since or event.window_start
         opened = requests.open(
@@ -47,16 +50,18 @@ def on_drift(
             logger.info("a retraining was requested", extra={"model": event.model_name, "version": event.model_version})
         else:
             # What was proven by labels first is known of the inputs later: from when on all rows are new.
-            requests.move(event.model_name, since)
+            requests.take_over(event.model_name, since, event.attribution == "concept")
     elif event.verdict == "GOOD":
         _withdraw(connection, clock, event.model_name, "the population is as it was: the alarm was cleared")
 
 
-def _withdraw(connection: Connection, clock: Clock, model: str, reason: str) -> None:
-    """Take back what drift has asked for; what was judged already goes on by its own evidence."""
+def _withdraw(
+    connection: Connection, clock: Clock, model: str, reason: str, causes: Sequence[Cause] = ("drift", "follow-up")
+) -> None:
+    """Take back what was asked for by one of these; what was judged already goes on by its own evidence."""
     requests = RequestStore(connection)
     request = requests.current(model, lock=True)
-    if request is None or request.cause not in ("drift", "follow-up"):
+    if request is None or request.cause not in causes:
         return
     if request.state in ("awaiting-labels", "training"):
         deciding.withdraw(connection, request, reason, clock())
@@ -71,11 +76,18 @@ def on_labels(connection: Connection, clock: Clock, events: Sequence[object]) ->
     """
     rollouts = RolloutStore(connection)
     current = rollouts.current()
+    if current:
+        # A patient's erasure may be ahead of their labels: either this sees it, or it sees these.
+        SetStore(connection).lock()
+        erased_at = SetStore(connection).erased(
+            {one.subject for one in events if isinstance(one, PredictionLabeled) and one.subject}
+        )
     for event in events:
         if isinstance(event, PredictionLabeled) and event.model_name in current:
             rollout = current[event.model_name]
             paired = paired_label(rollout, event)
-            if paired is not None:
+            gone = erased_at.get(event.subject or "")
+            if paired is not None and (gone is None or event.predicted_at >= gone):
                 rollouts.count(rollout.request_id, paired)
         elif isinstance(event, LabelRetracted) and event.model_name in current:
             rollouts.retract(current[event.model_name].request_id, event.prediction_id)

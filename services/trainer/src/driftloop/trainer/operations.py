@@ -16,6 +16,8 @@ from driftloop.trainer.rollout_store import Rollout, RolloutStore
 from driftloop.trainer.serving import HighestRevision, crown
 from driftloop.trainer.store import Model, Store
 
+EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
+
 
 class Refused(ValueError):
     """An order that cannot be followed; the text says why and what to do."""
@@ -59,7 +61,7 @@ class Operations:
                 return found.id, False
             if since is None:
                 since = Store(connection).serves_since(contract.name, champion)
-            elif since.tzinfo is None or since > now:
+            elif since.tzinfo is None or not EARLIEST < since <= now:
                 raise Refused(f"since = {since.isoformat()} is not an instant in the past: give one with its time zone")
             opened = store.open(
                 f"manual:{uuid4()}", "manual", contract.name, champion, since.astimezone(UTC), now,
@@ -104,12 +106,17 @@ class Operations:
             model = store.lock_model(contract.name, now)
             champion = _champion(model)
             request, rollout = _open(connection, contract)
-            if to is None and request is not None and rollout is not None:
+            if to in (None, champion) and request is not None and rollout is not None:
                 deciding.roll_back(connection, contract, model, request, rollout, None, said, published, now)
             else:
                 target = store.champion_before(contract.name, champion) if to is None else to
-                if target is None or target == champion:
-                    raise Refused(f"version {champion} of model {contract.name!r} serves, and nothing served before it")
+                if target == champion:
+                    raise Refused(f"version {champion} of model {contract.name!r} serves already")
+                if target is None:
+                    raise Refused(
+                        f"version {champion} of model {contract.name!r} serves, and nothing served before it that was "
+                        "not rolled back: name a version"
+                    )
                 _check_served(store, contract, target)
                 _end(connection, request, rollout, said, now)
                 crown(connection, model, target, published, said, now, rolled_back=True)

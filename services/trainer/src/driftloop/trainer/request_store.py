@@ -128,23 +128,33 @@ class RequestStore:
             [reason, Jsonb(dict(lacking)), request, reason, Jsonb(dict(lacking))],
         )
 
-    def move(self, model: str, changed_since: datetime) -> None:
-        """Let the waiting request of a drift count only rows from a later instant on; an earlier changes nothing."""
+    def take_over(self, model: str, changed_since: datetime, concept_drift: bool) -> None:
+        """The alarm of a drift is the open request's, too, whoever asked for it: what comes to nothing is followed.
+
+        Of a drift's request only rows from a later instant on count; an earlier one changes nothing.
+        """
         self._connection.execute(
-            "UPDATE requests SET changed_since = greatest(changed_since, %s) "
-            "WHERE model_name = %s AND state = 'awaiting-labels' AND cause IN ('drift', 'follow-up')",
-            [changed_since, model],
+            "UPDATE requests SET cleared = false, concept_drift = concept_drift OR %s, changed_since = "
+            "CASE WHEN cause IN ('drift', 'follow-up') THEN greatest(changed_since, %s) ELSE %s END, "
+            "cause = CASE WHEN cause = 'follow-up' THEN cause ELSE 'drift' END "
+            "WHERE model_name = %s AND closed_at IS NULL",
+            [concept_drift, changed_since, changed_since, model],
         )
 
-    def count_try(self, request: int, change: int) -> None:
-        """A training began (1), or ended by no fault of its own (-1)."""
-        self._connection.execute("UPDATE requests SET tries = tries + %s WHERE id = %s", [change, request])
-
-    def set_judged(self, request: int, challenger: int, labels: int, since: datetime | None) -> None:
-        """Say which version a request made, and what it was judged on."""
+    def count_try(self, request: int, labels: int) -> None:
+        """A training began, when there were so many labels of the new population."""
         self._connection.execute(
-            "UPDATE requests SET challenger = %s, labels_judged = %s, judged_since = %s WHERE id = %s",
-            [challenger, labels, since, request],
+            "UPDATE requests SET tries = tries + 1, labels_judged = %s WHERE id = %s", [labels, request]
+        )
+
+    def forget_try(self, request: int) -> None:
+        """A training ended by no fault of its own."""
+        self._connection.execute("UPDATE requests SET tries = tries - 1 WHERE id = %s", [request])
+
+    def set_judged(self, request: int, challenger: int, since: datetime | None) -> None:
+        """Say which version a request made, and since when the rows are that judged it."""
+        self._connection.execute(
+            "UPDATE requests SET challenger = %s, judged_since = %s WHERE id = %s", [challenger, since, request]
         )
 
     def clear(self, request: int) -> None:
@@ -161,11 +171,11 @@ class RequestStore:
         return row[0] if row else None
 
     def trainings(self, model: str, since: datetime) -> list[datetime]:
-        """When trainings of a model began, from an instant on."""
+        """When each request of a model was first trained for, from an instant on; a second try is part of the first."""
         rows = self._connection.execute(
-            "SELECT c.at FROM request_changes c JOIN requests r ON r.id = c.request_id "
-            "WHERE c.state = 'training' AND c.at >= %s AND r.model_name = %s",
-            [since, model],
+            "SELECT min(c.at) AS begun FROM request_changes c JOIN requests r ON r.id = c.request_id "
+            "WHERE c.state = 'training' AND r.tries > 0 AND r.model_name = %s GROUP BY r.id HAVING min(c.at) >= %s",
+            [model, since],
         ).fetchall()
         return [time for (time,) in rows]
 

@@ -4,13 +4,15 @@ What a request is at stands in the database before it is begun, so that the trai
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 import httpx
+import msgspec
 import numpy as np
 import psycopg
 from confluent_kafka import KafkaException
@@ -46,6 +48,9 @@ from driftloop.trainer.training_sets import SetFiles, earliest, keep
 logger = logging.getLogger(__name__)
 
 _LOCK = 0x54726169
+# Of the labels that judged a challenger so many must still be there when it is to serve.
+KEPT_LABELS = 0.9
+Stopped = Callable[[], bool]
 TRANSIENT = (RowsUnavailable, ReadTimeout, KafkaException, OSError)
 
 
@@ -67,11 +72,12 @@ class Artifacts:
 
 @dataclass(frozen=True)
 class _Data:
-    """What a training works on: the labelled rows, how many are of the new population, and those of the reference."""
+    """What a training works on: labelled rows, how many are of the new population, the reference's, the champion."""
 
     labeled: LabeledRows
     new_labels: int
     reference: ReferenceRows
+    champion: Bundle
 
 
 class RetrainingWorker:
@@ -122,7 +128,7 @@ class RetrainingWorker:
                 with self._pool.connection() as lock:
                     if _owns_lock(lock):
                         self._look(lock, stop)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 if not is_transient(error):
                     raise
                 logger.warning("retraining waits for the database", extra={"error": type(error).__name__})
@@ -136,7 +142,7 @@ class RetrainingWorker:
                 lock.commit()
                 for model in self._models.values():
                     if not stop.is_set():
-                        self._look_after(model, stop)
+                        self._look_after(model, lock, stop)
                 self._wake.wait(self._check_seconds)
         finally:
             if not lock.closed:
@@ -144,9 +150,10 @@ class RetrainingWorker:
                 lock.execute("SELECT pg_advisory_unlock_all()")
                 lock.commit()
 
-    def _look_after(self, model: ModelData, stop: threading.Event) -> None:
+    def _look_after(self, model: ModelData, lock: Connection, stop: threading.Event) -> None:
         request = self._current(model)
         if request is None:
+            metrics.RETRAIN_WAITING.labels(model.contract.name).set(0)
             return
         said: Attributes = {
             "driftloop.model.name": request.model_name,
@@ -154,10 +161,10 @@ class RetrainingWorker:
         }
         try:
             if request.state == "awaiting-labels":
-                self._attempt(model, request, said, stop)
+                self._attempt(model, request, said, lambda: stop.is_set() or _is_lost(lock))
             elif request.state == "training":
                 # Nobody trains but the holder of the lock: whoever began this is gone.
-                self._failed(model, request, Failure("killed", "the trainer ended in the middle of it"), 0)
+                self._failed(model, request, request.tries, Failure("killed", "the trainer ended in the middle of it"))
             elif request.state == "evaluated":
                 with span("decide", "internal", request.traceparent, said):
                     self._decide(model, request)
@@ -180,14 +187,14 @@ class RetrainingWorker:
 
     # --- waiting for labels
 
-    def _attempt(self, model: ModelData, request: Request, said: Attributes, stop: threading.Event) -> None:
+    def _attempt(self, model: ModelData, request: Request, said: Attributes, stopped: Stopped) -> None:
         if request.cause != "manual" and (reason := self._resting(model.contract, request)):
             self._wait(request, reason, {})
             return
         data = self._data(model, request)
         if data is not None:
             with span("retrain", "internal", request.traceparent, said):
-                self._train(model, request, data, stop)
+                self._train(model, request, data, stopped)
 
     def _resting(self, contract: Contract, request: Request) -> str:
         """Why the request must not train yet, "" if it may."""
@@ -195,6 +202,9 @@ class RetrainingWorker:
         with self._pool.connection() as connection:
             store = RequestStore(connection)
             ended, begun = store.last_ended(contract.name), store.trainings(contract.name, now - DAY)
+            blocked = Store(connection).blocked(contract.name)
+        if blocked is not None:
+            return f"waiting for better data: {blocked}"
         # A second try is part of the first.
         earliest, reason = next_training(contract.retraining, ended, begun if request.tries == 0 else (), now)
         return f"waiting until {earliest:%Y-%m-%d %H:%M:%S} UTC: {reason}" if reason else ""
@@ -222,9 +232,17 @@ class RetrainingWorker:
         if wanted and (unsettled := unstable(contract, recent.values)):
             self._wait(request, f"waiting for the population to settle: {unsettled}", {})
             return None
+        # Before a million rows are fetched: without the champion nothing can be judged.
+        champion = self._champion(contract, request)
         labeled = self._without_erased(fetch_rows(self._client, contract, limit=self._max_rows, labelled=True))
         recent = self._without_erased(recent)
-        return _Data(labeled.labeled(), _new_labels(labeled, request), ReferenceRows(recent.ids, recent.values))
+        new_labels = _new_labels(labeled, request)
+        return _Data(labeled.labeled(), new_labels, ReferenceRows(recent.ids, recent.values), champion)
+
+    def _champion(self, contract: Contract, request: Request) -> Bundle:
+        with self._pool.connection() as connection:
+            reference = Store(connection).artifact(contract.name, request.model_version)
+        return self._artifacts.fetch(reference, contract.name, request.model_version)
 
     def _without_erased(self, rows: ProductionRows) -> ProductionRows:
         """The rows but those of erased subjects, which label-ingest may have again from a backup."""
@@ -234,79 +252,87 @@ class RetrainingWorker:
 
     # --- training
 
-    def _train(self, model: ModelData, request: Request, data: _Data, stop: threading.Event) -> None:
-        contract = model.contract
-        with self._pool.connection() as connection:
-            reference = Store(connection).artifact(contract.name, request.model_version)
-        champion = self._artifacts.fetch(reference, contract.name, request.model_version)
-        version = self._begin(request, len(data.labeled))
+    def _train(self, model: ModelData, request: Request, data: _Data, stopped: Stopped) -> None:
+        version = self._begin(request, data)
         if version is None:
             return
+        tries = request.tries + 1
+        ended = partial(self._is_over, request, tries, stopped)
         try:
-            task = replace(_task(model, request, data, champion, version, self._clock()), backend=self._backend)
-            trained = self._run(task, lambda: stop.is_set() or not self._wanted(request), self._saying(request))
-            self._register(model, request, trained, task.division, data.new_labels, stop)
+            task = replace(_task(model, request, data, version, self._clock()), backend=self._backend)
+            trained = self._run(task, ended, self._saying(request))
+            self._register(model, request, trained, task.division, ended)
         except TrainingStopped:
-            self._stopped(request)
+            self._stopped(request, tries)
         except TrainingFailed as error:
-            self._failed(model, request, error.failure, data.new_labels)
+            self._failed(model, request, tries, error.failure)
         except ValueError as error:
-            self._failed(model, request, Failure("data", str(error)), data.new_labels)
+            self._failed(model, request, tries, Failure("data", str(error)))
         except OSError as error:
             told = f"it could not be handed to a process of its own: {error.strerror}"
-            self._failed(model, request, Failure("internal", told), data.new_labels)
+            self._failed(model, request, tries, Failure("internal", told))
         else:
             self._decide_anew(model)
 
-    def _begin(self, request: Request, rows: int) -> int | None:
+    def _begin(self, request: Request, data: _Data) -> int | None:
         """Note that a training begins. Returns the version that it will make, None where nobody wants it any more."""
-        reason = f"training on {rows} labelled rows and the baseline, then judging (try {request.tries + 1} of {TRIES})"
+        reason = (
+            f"training on {len(data.labeled)} labelled rows and the baseline, then judging "
+            f"(try {request.tries + 1} of {TRIES})"
+        )
         with self._pool.connection() as connection:
-            store = RequestStore(connection)
-            if not store.become(request.id, "training", reason, self._clock()):
+            now, store = self._clock(), RequestStore(connection)
+            Store(connection).lock_model(request.model_name, now)
+            if not store.become(request.id, "training", reason, now):
                 return None
-            store.count_try(request.id, 1)
+            store.count_try(request.id, data.new_labels)
             version = Store(connection).reserve_version(request.model_name)
         logger.info("training a challenger", extra={"model": request.model_name, "version": version})
         return version
 
-    def _wanted(self, request: Request) -> bool:
-        """Whether the request is still open. While the database is away, nothing has changed."""
+    def _is_over(self, request: Request, tries: int, stopped: Stopped) -> bool:
+        """Whether nobody waits for this training any more. While the database is away, nothing has changed."""
         try:
+            if stopped():
+                return True
             with self._pool.connection() as connection:
-                found = RequestStore(connection).current(request.model_name)
-        except psycopg.OperationalError:
-            return True
-        return found is not None and found.id == request.id
+                return not _is_ours(RequestStore(connection).current(request.model_name), request, tries)
+        except psycopg.Error as error:
+            if not is_transient(error):
+                raise
+            return False
 
     def _saying(self, request: Request) -> Callable[[str], None]:
         def say(text: str) -> None:
-            with suppress(psycopg.OperationalError):
+            try:
                 self._wait(request, text, {})
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
 
         return lambda text: say(f"training: {text}")
 
     def _register(
-        self, model: ModelData, request: Request, trained: Trained, division: Division, labels: int,
-        stop: threading.Event,
-    ) -> None:  # fmt: skip
+        self, model: ModelData, request: Request, trained: Trained, division: Division, ended: Stopped
+    ) -> None:
         """Keep what was made. What is away, or full, is waited for: training again would not help it."""
         while True:
             try:
-                self._evaluated(model, request, trained, division, labels)
+                self._evaluated(model, request, trained, division)
                 return
             except ArtifactError as error:
                 if not error.transient:
                     raise TrainingFailed(Failure("data", str(error))) from error
                 self._saying(request)(f"done; waiting to keep it: {error}")
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 if not is_transient(error):
                     raise
                 logger.warning("a training waits for the database", extra={"model": request.model_name})
-            if stop.wait(self._check_seconds) or not self._wanted(request):
+            self._wake.wait(self._check_seconds)
+            if ended():
                 raise TrainingStopped
 
-    def _evaluated(self, model: ModelData, request: Request, trained: Trained, division: Division, labels: int) -> None:
+    def _evaluated(self, model: ModelData, request: Request, trained: Trained, division: Division) -> None:
         """Write set and artifact, and note version, evidence and verdict in one transaction."""
         card, gate = card_of(trained.bundle.card), division.gate
         assert card.decision is not None
@@ -316,20 +342,23 @@ class RetrainingWorker:
         reason = f"version {card.model_version} {outcome}: " + "; ".join(card.decision.reasons)
         with self._pool.connection() as connection:
             now, store = self._clock(), RequestStore(connection)
+            name, version = card.model_name, card.model_version
+            Store(connection).lock_model(name, now)
             if store.become(request.id, "evaluated", reason, now):
-                name, version = card.model_name, card.model_version
                 Store(connection).add_version(card, artifact)
                 EvidenceStore(connection).add(name, version, trained.evidence, earliest(gate), now)
-                store.set_judged(request.id, version, labels, instant(gate.times.min()) if len(gate) else None)
+                store.set_judged(request.id, version, instant(gate.times.min()) if len(gate) else None)
 
-    def _stopped(self, request: Request) -> None:
+    def _stopped(self, request: Request, tries: int) -> None:
         """A training that ended with the trainer, or whose request was withdrawn, was no try."""
         with self._pool.connection() as connection:
-            store = RequestStore(connection)
-            if store.become(request.id, "awaiting-labels", "the training was stopped with the trainer", self._clock()):
-                store.count_try(request.id, -1)
+            now, store = self._clock(), RequestStore(connection)
+            Store(connection).lock_model(request.model_name, now)
+            if _is_ours(store.current(request.model_name, lock=True), request, tries):
+                store.become(request.id, "awaiting-labels", "the training was stopped with the trainer", now)
+                store.forget_try(request.id)
 
-    def _failed(self, model: ModelData, request: Request, failure: Failure, labels: int) -> None:
+    def _failed(self, model: ModelData, request: Request, tries: int, failure: Failure) -> None:
         """Try once more what may have been an accident; reject what was none."""
         logger.error(
             "a training failed",
@@ -337,17 +366,17 @@ class RetrainingWorker:
         )
         metrics.TRAININGS_FAILED.labels(request.model_name, failure.kind).inc()
         with self._pool.connection() as connection:
-            now = self._clock()
+            now, store = self._clock(), RequestStore(connection)
             Store(connection).lock_model(request.model_name, now)
-            found = RequestStore(connection).current(request.model_name, lock=True)
-            if found is None or found.id != request.id:
+            found = store.current(request.model_name, lock=True)
+            if found is None or not _is_ours(found, request, tries):
                 return
-            if failure.kind != "data" and found.tries < TRIES:
+            if failure.kind != "data" and tries < TRIES:
                 reason = f"the training failed, and is tried once more: {failure.message}"
-                RequestStore(connection).become(request.id, "awaiting-labels", reason, now)
+                store.become(request.id, "awaiting-labels", reason, now)
                 return
             reason = f"no challenger could be made: {failure.message}"
-            deciding.reject(connection, model.contract, found, reason, labels, now)
+            deciding.reject(connection, model.contract, found, reason, now)
 
     # --- deciding
 
@@ -380,7 +409,7 @@ class RetrainingWorker:
             reason = f"version {request.model_version}, which it would have replaced, does not serve any more"
             deciding.withdraw(connection, request, reason, now)
         elif against:
-            deciding.reject(connection, contract, request, against, request.labels_judged, now)
+            deciding.reject(connection, contract, request, against, now)
         elif contract.rollout.steps:
             deciding.try_out(connection, contract, state, request, challenger, published, now)
         else:
@@ -402,7 +431,9 @@ class RetrainingWorker:
         changed = self._changed(model.contract, request, evidence)
         if not changed:
             return ""
-        again = decide(evidence.relabelled(changed))
+        # It had enough labels; that a few of them went since says nothing against it.
+        gates = msgspec.structs.replace(evidence.gates, gate_labels=math.ceil(KEPT_LABELS * evidence.gates.gate_labels))
+        again = decide(replace(evidence.relabelled(changed), gates=gates))
         if again.promoted:
             return ""
         reasons = "; ".join(again.reasons)
@@ -431,7 +462,7 @@ def open_scheduled(connection: Connection, contract: Contract, now: datetime) ->
     if due is not None and now < due:
         return
     store.set_due(contract.name, schedule, next_run(schedule, now))
-    if due is not None and model.champion is not None:
+    if due is not None and model.champion is not None and Store(connection).blocked(contract.name) is None:
         since = Store(connection).serves_since(contract.name, model.champion)
         store.open(
             f"schedule:{contract.name}:{due.isoformat()}", "schedule", contract.name, model.champion, since, now,
@@ -439,9 +470,22 @@ def open_scheduled(connection: Connection, contract: Contract, now: datetime) ->
         )  # fmt: skip
 
 
-def _task(
-    model: ModelData, request: Request, data: _Data, champion: Bundle, version: int, created: datetime
-) -> TrainingTask:
+def _is_ours(found: Request | None, request: Request, tries: int) -> bool:
+    """Whether a request is still in the training that was begun as its nth."""
+    return found is not None and (found.id, found.state, found.tries) == (request.id, "training", tries)
+
+
+def _is_lost(lock: Connection) -> bool:
+    """Whether the session that holds the lock is gone: another trainer may have it by now."""
+    try:
+        lock.execute("SELECT 1")
+        lock.commit()
+    except psycopg.Error:
+        return True
+    return False
+
+
+def _task(model: ModelData, request: Request, data: _Data, version: int, created: datetime) -> TrainingTask:
     """What the training process is given. Raises ValueError where the rows allow none."""
     since = np.datetime64(_naive(request.changed_since))
     return TrainingTask(
@@ -449,13 +493,13 @@ def _task(
         baseline=model.baseline,
         division=division_of(model.contract, data.labeled, since),
         reference=data.reference,
-        champion=champion.model,
+        champion=data.champion.model,
         since=since,
         version=version,
         created=created,
         reason=_reason(request),
         concept_drift=request.concept_drift,
-        unseen=unseen_holdout(card_of(champion.card), model.baseline),
+        unseen=unseen_holdout(card_of(data.champion.card), model.baseline),
     )
 
 

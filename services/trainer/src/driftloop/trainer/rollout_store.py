@@ -86,11 +86,12 @@ class RolloutStore:
         )
 
     def end(self, request: int, verdict: CanaryVerdict | None, now: datetime) -> None:
-        """Close a roll-out; without a verdict somebody, or an error, ended it."""
+        """Close a roll-out; without a verdict somebody ended it. Of its labels the verdict's counts stay."""
         value = None if verdict is None else Jsonb(msgspec.to_builtins(verdict))
         self._connection.execute(
             "UPDATE rollouts SET ended_at = %s, verdict = %s WHERE request_id = %s", [now, value, request]
         )
+        self._connection.execute("DELETE FROM rollout_labels WHERE request_id = %s", [request])
 
     # --- labels
 

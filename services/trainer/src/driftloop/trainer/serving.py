@@ -1,6 +1,6 @@
 """The next serving state: written in the transaction of the decision, published by the outbox."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from psycopg import Connection
@@ -47,14 +47,18 @@ def crown(
     now: datetime,
     *,
     request: int | None = None,
+    figures: Mapping[str, float] | None = None,
     rolled_back: bool = False,
 ) -> ModelUpdated:
-    """Make a version that is on record the champion; see `serve`. `rolled_back`: the one before was no good."""
+    """Make a version that is on record the champion; see `serve`. `rolled_back`: the one before was no good.
+
+    `figures` are told to experiment trackers.
+    """
     Store(connection).set_champion(model.name, version, "rolled-back" if rolled_back else "retired")
     if rolled_back and model.champion is not None:
         facts = RunFacts(model.name, model.champion, "rolled-back", version, request=request)
     else:
-        facts = RunFacts(model.name, version, "promoted", version, request=request)
+        facts = RunFacts(model.name, version, "promoted", version, request=request, metrics=figures or {})
     remember(connection, facts, now)
     return serve(connection, model, version, published, reason, now)
 

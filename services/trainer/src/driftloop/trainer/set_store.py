@@ -70,6 +70,10 @@ class SetStore:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    def lock(self) -> None:
+        """Let nobody else keep or erase rows of patients until the transaction ends."""
+        self._connection.execute(ERASURE_LOCK)
+
     # --- keeping
 
     def register(self, model: str, data: TrainingData, subjects: Mapping[str, datetime], now: datetime) -> None:
@@ -79,7 +83,7 @@ class SetStore:
         """
         if subjects:
             # Either the erasure sees this set, or this set sees the erasure.
-            self._connection.execute(ERASURE_LOCK)
+            self.lock()
         added = self._connection.execute(
             "INSERT INTO training_sets (model_name, digest, rows, labeled_rows, created_at) "
             "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
@@ -109,7 +113,7 @@ class SetStore:
 
     def erase(self, erased: Mapping[str, datetime], now: datetime) -> int:
         """Remember that subjects were erased, and when; mark every set with older rows of theirs. Returns how many."""
-        self._connection.execute(ERASURE_LOCK)
+        self.lock()
         self._connection.execute(_REMEMBER, [list(erased), list(erased.values())])
         return self._mark(erased, now)
 

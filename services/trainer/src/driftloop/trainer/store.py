@@ -63,6 +63,15 @@ class Store:
         ).fetchone()
         return Model(*row) if row else None
 
+    def set_blocked(self, name: str, reason: str | None) -> None:
+        """Say why nothing is to be learnt from a model's rows for now, or that something may be."""
+        self._connection.execute("UPDATE models SET blocked = %s WHERE model_name = %s", [reason, name])
+
+    def blocked(self, name: str) -> str | None:
+        """Why nothing is to be learnt from a model's rows, None where something may be."""
+        row = self._connection.execute("SELECT blocked FROM models WHERE model_name = %s", [name]).fetchone()
+        return row[0] if row else None
+
     def reserve_version(self, name: str) -> int:
         """The next free version number. Numbers are never given twice; one that came to nothing leaves a hole."""
         row = self._connection.execute(
@@ -127,10 +136,11 @@ class Store:
         return found
 
     def champion_before(self, name: str, champion: int) -> int | None:
-        """The version that served before the champion, None if there was none."""
+        """The version that served last before the champion and was not rolled back, None if there is none."""
         row = self._connection.execute(
-            "SELECT (state->>'champion')::int FROM revisions "
-            "WHERE model_name = %s AND (state->>'champion')::int <> %s ORDER BY revision DESC LIMIT 1",
+            "SELECT version FROM revisions r JOIN versions v USING (model_name) "
+            "WHERE version = (state->>'champion')::int AND model_name = %s AND version <> %s "
+            "AND status <> 'rolled-back' ORDER BY revision DESC LIMIT 1",
             [name, champion],
         ).fetchone()
         return row[0] if row else None

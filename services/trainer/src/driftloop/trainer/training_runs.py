@@ -34,6 +34,8 @@ PREFIX = "driftloop-training-"
 MODULE = "driftloop.trainer.training_process"
 
 
+_IN_USE: set[str] = set()
+
 # Trains and judges; is asked now and then whether to stop, and told what the training is at.
 RunTraining = Callable[[TrainingTask, Callable[[], bool], Callable[[str], None]], Trained]
 
@@ -68,6 +70,7 @@ def run_training(
     """
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as name:
         folder = Path(name)
+        _IN_USE.add(name)
         write_task(folder, task)
         process = subprocess.Popen([sys.executable, "-m", MODULE, name], stdin=subprocess.PIPE, start_new_session=True)
         try:
@@ -86,7 +89,9 @@ def sweep() -> None:
     """Delete the folders of trainers that are not there any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         owner = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+        # In a container a trainer has the number of the one before.
+        dead = owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner)))
+        if dead and str(folder) not in _IN_USE:
             shutil.rmtree(folder, ignore_errors=True)
 
 

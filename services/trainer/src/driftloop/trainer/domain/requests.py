@@ -15,7 +15,7 @@ Cause = Literal["drift", "schedule", "manual", "follow-up"]
 
 # What a request may have been before it becomes this. A training that ended badly waits anew, or is rejected.
 BEFORE: Mapping[State, tuple[State, ...]] = {
-    "awaiting-labels": ("training", "evaluated"),
+    "awaiting-labels": ("training",),
     "training": ("awaiting-labels",),
     "evaluated": ("training",),
     "canary": ("evaluated",),

@@ -35,11 +35,14 @@ def next_move(rollout: Rollout, trial: Trial, tally: Tally, errors: Sequence[str
     Better ones promote after the last step: until then it has not met the traffic that it would have to serve.
     """
     verdict = judge_canary(rollout, tally, (now - trial.started_at).total_seconds())
+    if not rollout.steps:
+        return Move("roll back", "the contract has no steps of a roll-out any more", verdict)
     if errors:
         return Move("roll back", f"predictors report errors: {'; '.join(errors)}", verdict)
     if verdict.action == "roll back":
         return Move("roll back", verdict.reason, verdict)
-    step, last = rollout.steps[trial.step], trial.step == len(rollout.steps) - 1
+    # A contract may have lost steps meanwhile.
+    step, last = rollout.steps[min(trial.step, len(rollout.steps) - 1)], trial.step >= len(rollout.steps) - 1
     waited = (now - trial.step_since).total_seconds()
     ended = step_ended(step, tally.rows - trial.step_rows, waited)
     if not last:

@@ -92,6 +92,9 @@ CREATE TABLE evidence_subjects (
     FOREIGN KEY (model_name, version) REFERENCES evidence
 );
 
+-- Why nothing is to be learnt from the model's rows now, NULL where something may be.
+ALTER TABLE models ADD COLUMN blocked text;
+
 ALTER TABLE replicas
     ADD COLUMN refused_revision bigint,
     ADD COLUMN failing int[] NOT NULL DEFAULT '{}';
