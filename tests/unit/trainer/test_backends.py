@@ -8,7 +8,8 @@ from joblib import effective_n_jobs, register_parallel_backend
 from joblib.parallel import ThreadingBackend
 
 from driftloop.common.settings import SettingsError, read_settings
-from driftloop.trainer.backends import Backend, Kind, backend, parallel
+from driftloop.trainer.backends import Backend, Kind, parallel
+from driftloop.trainer.build import backend
 from driftloop.trainer.domain.candidates import ranked
 from driftloop.trainer.domain.export import export_onnx
 from driftloop.trainer.domain.training import out_of_fold_scores, train

@@ -10,7 +10,6 @@ from typing import Literal
 from joblib import parallel_config
 
 from driftloop.common.settings import SettingsError, variable
-from driftloop.trainer.settings import Settings
 
 Kind = Literal["local", "dask", "ray"]
 
@@ -22,16 +21,6 @@ class Backend:
     kind: Kind = "local"
     jobs: int = 1
     address: str | None = None
-
-
-def backend(settings: Settings) -> Backend:
-    """The backend that is asked for. Raises SettingsError where a cluster's address is not given."""
-    kind = settings.training_backend
-    address = {"dask": settings.dask_scheduler, "ray": settings.ray_address}.get(kind)
-    if kind != "local" and address is None:
-        needed = variable("dask_scheduler" if kind == "dask" else "ray_address")
-        raise SettingsError(f"{needed} is not set: {variable('training_backend')}={kind} needs a cluster's address")
-    return Backend(kind, settings.jobs, address)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from driftloop.common import keys, registry
 from driftloop.common.contract import Contract, ContractError, baseline_path, load_contracts
 from driftloop.common.events import ArtifactRef
 from driftloop.common.rows import read_baseline, validator
-from driftloop.common.settings import SettingsError
+from driftloop.common.settings import SettingsError, variable
+from driftloop.trainer.backends import Backend
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.retraining import Artifacts, ModelData
 from driftloop.trainer.settings import Settings
@@ -64,3 +65,13 @@ def _check(variable: str, uri: str) -> None:
         registry.check_uri(uri)
     except registry.ArtifactError as error:
         raise SettingsError(f"{variable}: {error}") from error
+
+
+def backend(settings: Settings) -> Backend:
+    """The backend that is asked for. Raises SettingsError where a cluster's address is not given."""
+    kind = settings.training_backend
+    address = {"dask": settings.dask_scheduler, "ray": settings.ray_address}.get(kind)
+    if kind != "local" and address is None:
+        needed = variable("dask_scheduler" if kind == "dask" else "ray_address")
+        raise SettingsError(f"{needed} is not set: {variable('training_backend')}={kind} needs a cluster's address")
+    return Backend(kind, settings.jobs, address)

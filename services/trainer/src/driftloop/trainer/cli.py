@@ -26,8 +26,8 @@ from driftloop.common.postgres.pool import Pool, first_line, open_pool
 from driftloop.common.registry import ArtifactError
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.topics import Namespace
-from driftloop.trainer.backends import backend, parallel
-from driftloop.trainer.build import load_models, open_artifacts, set_files
+from driftloop.trainer.backends import parallel
+from driftloop.trainer.build import backend, load_models, open_artifacts, set_files
 from driftloop.trainer.domain.card import ModelCard
 from driftloop.trainer.domain.card_text import render
 from driftloop.trainer.domain.challenger import HOLDOUT

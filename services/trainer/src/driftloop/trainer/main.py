@@ -27,8 +27,7 @@ from driftloop.common.tracing import start_tracing
 from driftloop.trainer import handlers
 from driftloop.trainer.admission import admit
 from driftloop.trainer.api import create_app
-from driftloop.trainer.backends import backend
-from driftloop.trainer.build import load_models, open_artifacts, set_files
+from driftloop.trainer.build import backend, load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
 from driftloop.trainer.operations import Operations
 from driftloop.trainer.pruning import PruneWorker
