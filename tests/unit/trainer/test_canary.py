@@ -131,7 +131,7 @@ def test_the_last_label_still_promotes_where_it_proves() -> None:
 
 
 def test_without_a_verdict_in_time_it_is_rolled_back_where_the_contract_sets_one() -> None:
-    patient, hasty = Rollout(), Rollout(max_seconds=60)
+    patient, hasty = Rollout(max_seconds=None), Rollout(max_seconds=60)
     assert judged(2, 1, 50, patient, 1e9)[0] == "go on"
     assert judged(2, 1, 50, hasty, 59.9)[0] == "go on"
     assert judged(2, 1, 50, hasty, 60) == ("roll back", "not proven better in 60 seconds: 2 rows won, 1 lost of 50")
