@@ -36,7 +36,7 @@ def producer_config(
         "enable.idempotence": True,
         # A broker takes any number first from a producer that a partition does not know. With a second request on its
         # way, one whose predecessor was put off (the partition had no leader yet) is taken first; the predecessor, sent
-        # again, is then "already known", and acknowledged without ever being kept.
+        # again, is then acknowledged without ever being kept: docs/decisions/0031.
         "max.in.flight.requests.per.connection": 1,
         "linger.ms": linger_ms,
         "compression.type": "lz4",
