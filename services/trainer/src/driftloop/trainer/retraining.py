@@ -259,8 +259,8 @@ class RetrainingWorker:
         tries = request.tries + 1
         ended = partial(self._is_over, request, tries, stopped)
         try:
-            task = replace(_task(model, request, data, version, self._clock()), backend=self._backend)
-            trained = self._run(task, ended, self._saying(request))
+            task = _task(model, request, data, version, self._clock(), self._backend)
+            trained = self._run(task, ended, partial(self._say, request))
             self._register(model, request, trained, task.division, ended)
         except TrainingStopped:
             self._stopped(request, tries)
@@ -302,15 +302,13 @@ class RetrainingWorker:
                 raise
             return False
 
-    def _saying(self, request: Request) -> Callable[[str], None]:
-        def say(text: str) -> None:
-            try:
-                self._wait(request, text, {})
-            except psycopg.Error as error:
-                if not is_transient(error):
-                    raise
-
-        return lambda text: say(f"training: {text}")
+    def _say(self, request: Request, text: str) -> None:
+        """Tell what a training is at; while the database is away, nobody."""
+        try:
+            self._wait(request, f"training: {text}", {})
+        except psycopg.Error as error:
+            if not is_transient(error):
+                raise
 
     def _register(
         self, model: ModelData, request: Request, trained: Trained, division: Division, ended: Stopped
@@ -323,11 +321,13 @@ class RetrainingWorker:
             except ArtifactError as error:
                 if not error.transient:
                     raise TrainingFailed(Failure("data", str(error))) from error
-                self._saying(request)(f"done; waiting to keep it: {error}")
+                self._say(request, f"done; waiting to keep it: {error}")
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
                 logger.warning("a training waits for the database", extra={"model": request.model_name})
+            # What woke it before says nothing of the store; with that still set it would not wait at all.
+            self._wake.clear()
             self._wake.wait(self._check_seconds)
             if ended():
                 raise TrainingStopped
@@ -485,7 +485,9 @@ def _is_lost(lock: Connection) -> bool:
     return False
 
 
-def _task(model: ModelData, request: Request, data: _Data, version: int, created: datetime) -> TrainingTask:
+def _task(
+    model: ModelData, request: Request, data: _Data, version: int, created: datetime, backend: Backend
+) -> TrainingTask:
     """What the training process is given. Raises ValueError where the rows allow none."""
     since = np.datetime64(_naive(request.changed_since))
     return TrainingTask(
@@ -500,6 +502,7 @@ def _task(model: ModelData, request: Request, data: _Data, version: int, created
         reason=_reason(request),
         concept_drift=request.concept_drift,
         unseen=unseen_holdout(card_of(data.champion.card), model.baseline),
+        backend=backend,
     )
 
 
