@@ -13,11 +13,11 @@ from starlette.types import Scope as ASGIScope
 
 from driftloop.common.access import Scope
 from driftloop.common.access.checking import Access
-from driftloop.common.access.guard import CALLER
+from driftloop.common.access.guard import CALLER, DESCRIPTION, admit
 from driftloop.common.access.issuing import create_key
 from driftloop.common.access.keyring import KeyRing
 from driftloop.common.access.rate import RateLimit
-from driftloop.label_ingest.admission import OPEN, admit, needed
+from driftloop.label_ingest.admission import needed
 from tests.support.asgi import ask
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -72,7 +72,7 @@ def key_of(path: Path, scope: Scope) -> dict[str, str]:
 @pytest.fixture
 def app(keys: Path) -> ASGIApp:
     create_key(keys, "first", ["admin"], NOW)
-    return admit(application, Access(KeyRing(keys)))
+    return admit(application, Access(KeyRing(keys)), needed)
 
 
 @pytest.mark.parametrize(("scope", "method", "path"), EVERY)
@@ -89,23 +89,26 @@ def test_without_a_key_nothing_is_answered(app: ASGIApp, _scope: Scope, method: 
 @pytest.mark.parametrize("has", ["predict", "label", "rows", "admin"])
 def test_a_key_opens_what_its_scope_says(keys: Path, has: Scope, scope: Scope, method: str, path: str) -> None:
     headers = key_of(keys, has)
-    answer = ask(admit(application, Access(KeyRing(keys))), method, path, headers=headers)
+    answer = ask(admit(application, Access(KeyRing(keys)), needed), method, path, headers=headers)
     assert answer.status_code == (200 if has in (scope, "admin") else 403)
 
 
 def test_the_application_knows_who_calls(keys: Path) -> None:
     headers = key_of(keys, "label")
-    assert ask(admit(application, Access(KeyRing(keys))), "POST", "/v1/outcomes", headers=headers).text == "a-label"
+    assert (
+        ask(admit(application, Access(KeyRing(keys)), needed), "POST", "/v1/outcomes", headers=headers).text
+        == "a-label"
+    )
 
 
-@pytest.mark.parametrize(("method", "path"), OPEN)
+@pytest.mark.parametrize(("method", "path"), DESCRIPTION)
 def test_what_the_service_is_needs_no_key(app: ASGIApp, method: str, path: str) -> None:
     assert ask(app, method, path).status_code == 200
 
 
 def test_who_reports_too_often_is_told_when_to_come_again(keys: Path) -> None:
     headers = key_of(keys, "label")
-    app = admit(application, Access(KeyRing(keys)), RateLimit(1, 1, lambda: 0.0))
+    app = admit(application, Access(KeyRing(keys)), needed, RateLimit(1, 1, lambda: 0.0))
     assert [ask(app, "POST", "/v1/outcomes", headers=headers).status_code for _ in range(2)] == [200, 429]
 
 

@@ -1,20 +1,8 @@
 """Who may call label-ingest: a guard before all of it, which asks for what the route needs."""
 
-from starlette.types import ASGIApp
-
 from driftloop.common.access import Scope
-from driftloop.common.access.checking import Access
-from driftloop.common.access.guard import Guard
-from driftloop.common.access.rate import RateLimit
 
-# What the service is, and nothing of what it holds.
-OPEN = (("GET", "/openapi.json"), ("HEAD", "/openapi.json"))
 _READ = frozenset({"/v1/rows", "/v1/summary", "/v1/parked", "/v1/expired"})
-
-
-def admit(app: ASGIApp, access: Access, limit: RateLimit | None = None) -> ASGIApp:
-    """The application behind a guard, which leaves the caller's name in the request's scope, under `CALLER`."""
-    return Guard(app, access, needed, limit, OPEN)
 
 
 def needed(method: str, path: str) -> Scope:

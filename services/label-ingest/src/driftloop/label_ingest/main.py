@@ -3,6 +3,7 @@
 import sys
 from datetime import timedelta
 
+from driftloop.common.access.guard import admit
 from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import ContractError, load_contracts
@@ -19,7 +20,7 @@ from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import OUTCOMES, PREDICTIONS, TOPICS, Namespace
 from driftloop.common.tracing import start_tracing
-from driftloop.label_ingest.admission import admit
+from driftloop.label_ingest.admission import needed
 from driftloop.label_ingest.api import create_app
 from driftloop.label_ingest.domain.outcomes import Terms
 from driftloop.label_ingest.hl7.settings import build_mllp
@@ -98,6 +99,7 @@ def build(settings: Settings) -> Service:
                 max_upload_lines=settings.max_upload_lines,
             ),
             access,
+            needed,
             build_rate_limit(settings),
         ),
         workers=(consumer, drainer, upkeep, *access.workers, *([] if mllp is None else [mllp])),

@@ -20,6 +20,15 @@ class ColumnError(ValueError):
     """A column is not what it must be. The text names the column and how many rows, never a value."""
 
 
+def file_of(table: pa.Table) -> bytes:
+    """A table as an Arrow IPC file, compressed."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    found: bytes = sink.getvalue().to_pybytes()
+    return found
+
+
 def texts(data: Columns, name: str, *, nullable: bool = False) -> NDArray[np.str_]:
     """A column of texts [n], "" where one is missing. Raises ColumnError."""
     column = _column(data, name)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from driftloop.common.contract import Gates
 from driftloop.common.registry import DigestMismatch
+from driftloop.trainer.columns import file_of
 from driftloop.trainer.domain.evidence import Evidence
 from driftloop.trainer.domain.gate import Paired
 
@@ -52,12 +53,7 @@ def encode(evidence: Evidence) -> bytes:
         seed=evidence.seed,
         concept_drift=evidence.concept_drift,
     )
-    table = pa.table(columns).replace_schema_metadata({_METADATA: msgspec.json.encode(meaning)})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
+    return file_of(pa.table(columns).replace_schema_metadata({_METADATA: msgspec.json.encode(meaning)}))
 
 
 def decode(data: bytes) -> Evidence:

@@ -6,6 +6,7 @@ from functools import partial
 
 from psycopg import Connection
 
+from driftloop.common.access.guard import admit
 from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import ContractError
@@ -25,7 +26,7 @@ from driftloop.common.startup import answer_help, consumer_checks, wait_for_sche
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_STATUS, TOPICS, Namespace
 from driftloop.common.tracing import start_tracing
 from driftloop.trainer import handlers
-from driftloop.trainer.admission import admit
+from driftloop.trainer.admission import needed
 from driftloop.trainer.api import create_app
 from driftloop.trainer.build import backend, load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
@@ -123,6 +124,7 @@ def build(settings: Settings) -> Service:
         api=admit(
             create_app(pool, contracts, Operations(pool, highest, utc_now, committed)),
             access,
+            needed,
             build_rate_limit(settings),
         ),
         workers=(

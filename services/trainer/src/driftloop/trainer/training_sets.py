@@ -106,12 +106,7 @@ def encode(contract: Contract, data: TrainingData, rows: LabeledRows) -> bytes:
         "driftloop.contract_digest": contract_digest(contract),
         "driftloop.baseline_rows": str(data.baseline_rows),
     }
-    table = pa.table(arrays).replace_schema_metadata(meaning)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
+    return columns.file_of(pa.table(arrays).replace_schema_metadata(meaning))
 
 
 def decode(contract: Contract, data: bytes) -> LabeledRows:

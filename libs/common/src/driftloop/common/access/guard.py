@@ -22,6 +22,10 @@ ScopeOf = Callable[[str, str], Permission]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
+# What a service is, and nothing of what it holds.
+DESCRIPTION: tuple[Route, ...] = (("GET", "/openapi.json"), ("HEAD", "/openapi.json"))
+
+
 class Guard:
     """ASGI middleware: asks for a credential, limits the rate, names the request, tells browsers no.
 
@@ -73,6 +77,11 @@ class Guard:
             if wait > 0:
                 return self._access.refuse(too_many(wait))
         return found
+
+
+def admit(app: ASGIApp, access: Access, scope_of: ScopeOf, limit: RateLimit | None = None) -> ASGIApp:
+    """The application behind a guard, which lets anybody read its description."""
+    return Guard(app, access, scope_of, limit, DESCRIPTION)
 
 
 def caller(scope: Scope) -> str:
