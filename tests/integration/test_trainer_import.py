@@ -19,7 +19,7 @@ from driftloop.trainer.domain.export import export_onnx
 from driftloop.trainer.domain.training import train
 from driftloop.trainer.first import FirstVersion, import_first
 from driftloop.trainer.importing import ImportSource
-from driftloop.trainer.retraining import Artifacts
+from driftloop.trainer.resources import Artifacts
 from driftloop.trainer.store import Store
 from tests.support.house import House
 from tests.support.models import shipped

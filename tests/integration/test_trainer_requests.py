@@ -15,8 +15,8 @@ from driftloop.common.events import SubjectErased
 from driftloop.common.registry import ArtifactMissing, Bundle, StoreUnavailable
 from driftloop.common.rows import Row
 from driftloop.trainer import training_runs
+from driftloop.trainer.awaiting import open_scheduled
 from driftloop.trainer.request_store import RequestStore
-from driftloop.trainer.retraining import open_scheduled
 from driftloop.trainer.training_files import Trained, TrainingTask
 from driftloop.trainer.training_runs import TrainingLimits, run_training
 from tests.support.house import House

@@ -26,8 +26,8 @@ from driftloop.trainer.domain.dataset import LabeledRows, training_set
 from driftloop.trainer.first import train_first
 from driftloop.trainer.pruning import PruneWorker
 from driftloop.trainer.purging import PurgeWorker
+from driftloop.trainer.resources import Artifacts
 from driftloop.trainer.retention_store import RetentionStore
-from driftloop.trainer.retraining import Artifacts
 from driftloop.trainer.store import Store
 from driftloop.trainer.training_sets import SetFiles, keep
 from tests.support.artifacts import small_bundle

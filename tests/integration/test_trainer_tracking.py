@@ -22,7 +22,7 @@ from driftloop.trainer.domain.card import ModelCard, TrainingData, model_card
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.domain.metrics import evaluate
 from driftloop.trainer.first import train_first
-from driftloop.trainer.retraining import Artifacts
+from driftloop.trainer.resources import Artifacts
 from driftloop.trainer.store import Store
 from driftloop.trainer.trackers import Outcome
 from driftloop.trainer.tracking import Limits, TrackWorker

@@ -27,9 +27,11 @@ from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.first import train_first
+from driftloop.trainer.model_locks import ModelLocks
 from driftloop.trainer.operations import Operations
 from driftloop.trainer.request_store import RequestStore
-from driftloop.trainer.retraining import Artifacts, ModelData, RetrainingWorker
+from driftloop.trainer.resources import Artifacts, ModelData, Resources
+from driftloop.trainer.retraining import RetrainingWorker
 from driftloop.trainer.rolling_out import RolloutWorker
 from driftloop.trainer.store import Store
 from driftloop.trainer.training_files import Trained, TrainingTask, read_trained, write_task
@@ -145,6 +147,7 @@ class Trainer:
     contract: Contract = CONTRACT
     now: datetime = LATER
     run: RunTraining = field(default_factory=lambda: train_here)
+    turns: threading.Semaphore = field(default_factory=threading.BoundedSemaphore)
     artifacts: Artifacts = field(init=False)
     sets: SetFiles = field(init=False)
 
@@ -164,7 +167,7 @@ class Trainer:
     def drift(self, event: DriftDetected | None = None, event_id: str = "drift:1") -> None:
         """An event of the monitor's comes."""
         with self.pool.connection() as connection:
-            handlers.on_drift(connection, lambda: self.now, event_id, event or alarm())
+            handlers.on_drift(connection, lambda: self.now, event_id, event or alarm(model_name=self.contract.name))
 
     def hear(self, *events: object) -> None:
         """Events of the topic of labels come."""
@@ -177,15 +180,17 @@ class Trainer:
         stop = threading.Event()
         transport = httpx.MockTransport(self.labels)
         with httpx.Client(base_url="http://label-ingest", transport=transport) as client:
-            worker = RetrainingWorker(
-                pool=self.pool, models={NAME: ModelData(self.contract, BASELINE)}, client=client,
+            resources = Resources(
+                pool=self.pool, client=client,
                 artifacts=Artifacts(
                     lambda bundle: self.artifacts.write(bundle),
                     lambda ref, model, version: self.artifacts.fetch(ref, model, version),
                 ),
                 sets=self.sets, highest_revision=lambda _m: 1, clock=lambda: self.now, published=lambda: None,
-                check_seconds=0.05, max_rows=1000, run=self.run,
+                run=self.run, max_rows=1000, check_seconds=0.05, turns=self.turns,
             )  # fmt: skip
+            locks = ModelLocks(self.pool)
+            worker = RetrainingWorker(resources, ModelData(self.contract, BASELINE), locks)
             with ThreadPoolExecutor(1) as executor:
                 running = executor.submit(worker.run, stop)
                 try:
@@ -193,6 +198,7 @@ class Trainer:
                 finally:
                     stop.set()
                     running.result(timeout=60)
+                    locks.close()
 
     def retrain(self, *states: str) -> dict[str, Any]:
         """Let the worker work until the newest request that it began with is in one of these states."""
@@ -209,8 +215,8 @@ class Trainer:
     def roll_out(self) -> None:
         """One look of the roll-out worker."""
         worker = RolloutWorker(
-            pool=self.pool, contracts={NAME: self.contract}, highest_revision=lambda _m: 1, clock=lambda: self.now,
-            published=lambda: None, check_seconds=0.05,
+            pool=self.pool, contracts={self.contract.name: self.contract}, highest_revision=lambda _m: 1,
+            clock=lambda: self.now, published=lambda: None, check_seconds=0.05,
         )  # fmt: skip
         worker.round(threading.Event())
 
@@ -222,17 +228,17 @@ class Trainer:
     @property
     def api(self) -> FastAPI:
         """The trainer's HTTP face."""
-        return create_app(self.pool, {NAME: self.contract}, self.operations)
+        return create_app(self.pool, {self.contract.name: self.contract}, self.operations)
 
     def requests(self) -> list[dict[str, Any]]:
         """All requests, newest first."""
         with self.pool.connection() as connection:
-            return RequestStore(connection).shown(NAME)
+            return RequestStore(connection).shown(self.contract.name)
 
     def versions(self) -> dict[int, str]:
         """What became of each version."""
         with self.pool.connection() as connection:
-            return {one["version"]: one["status"] for one in Store(connection).overview(NAME)["versions"]}
+            return {one["version"]: one["status"] for one in Store(connection).overview(self.contract.name)["versions"]}
 
     def published(self) -> list[ModelUpdated]:
         """Every serving state that was decided, in order."""

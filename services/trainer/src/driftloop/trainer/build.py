@@ -10,7 +10,7 @@ from driftloop.common.rows import read_baseline, validator
 from driftloop.common.settings import SettingsError, variable
 from driftloop.trainer.backends import Backend
 from driftloop.trainer.domain.challenger import BaselineData
-from driftloop.trainer.retraining import Artifacts, ModelData
+from driftloop.trainer.resources import Artifacts, ModelData
 from driftloop.trainer.settings import Settings
 from driftloop.trainer.training_sets import SetFiles
 

@@ -11,7 +11,7 @@ from driftloop.trainer.domain.card import ModelCard
 from driftloop.trainer.domain.challenger import BaselineData, Challenger, first_version
 from driftloop.trainer.domain.imported import imported_version
 from driftloop.trainer.importing import ImportSource, open_source
-from driftloop.trainer.retraining import Artifacts
+from driftloop.trainer.resources import Artifacts
 from driftloop.trainer.serving import HighestRevision, crown
 from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.store import Model, Store

@@ -1,24 +1,26 @@
 """The trainer's process: the only place where its objects are built."""
 
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import httpx
 from psycopg import Connection
 
 from driftloop.common.access.guard import admit
 from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
-from driftloop.common.contract import ContractError
+from driftloop.common.contract import Contract, ContractError
 from driftloop.common.events import DriftDetected, ModelStatus
-from driftloop.common.kafka.admin import admin_client
+from driftloop.common.kafka.admin import TopicIdentity, admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.keys import KeyFileError
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
-from driftloop.common.postgres.pool import open_pool
+from driftloop.common.postgres.pool import Pool, open_pool
 from driftloop.common.process import Service, run_service
 from driftloop.common.registry import delete_version
 from driftloop.common.settings import SettingsError, read_settings
@@ -30,17 +32,20 @@ from driftloop.trainer.admission import needed
 from driftloop.trainer.api import create_app
 from driftloop.trainer.build import backend, load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
+from driftloop.trainer.model_locks import ModelLocks
 from driftloop.trainer.operations import Operations
 from driftloop.trainer.pruning import PruneWorker
 from driftloop.trainer.purging import PurgeWorker
+from driftloop.trainer.resources import Artifacts, Resources
 from driftloop.trainer.retraining import RetrainingWorker
 from driftloop.trainer.rolling_out import RolloutWorker
-from driftloop.trainer.serving import highest_published
+from driftloop.trainer.serving import HighestRevision, highest_published
 from driftloop.trainer.settings import Settings
 from driftloop.trainer.store import Store
 from driftloop.trainer.trackers import open_trackers
 from driftloop.trainer.tracking import tracking_workers
-from driftloop.trainer.training_runs import TrainingLimits, run_training
+from driftloop.trainer.training_runs import TrainingLimits, run_training, sweep
+from driftloop.trainer.training_sets import SetFiles
 
 NAME = "trainer"
 
@@ -72,36 +77,67 @@ def build(settings: Settings) -> Service:
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
     highest = highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer")
+    resources = _resources(settings, pool, client, artifacts, sets, highest, drainer.wake)
+    locks = ModelLocks(pool)
+    retraining = [RetrainingWorker(resources, model, locks) for model in models.values()]
+    # Before one of them begins a training.
+    sweep()
+
+    def committed() -> None:
+        drainer.wake()
+        for worker in retraining:
+            worker.wake()
+
+    consumer = _consumer(settings, namespace, identities, pool, producer, committed)
+    api = create_app(pool, contracts, Operations(pool, highest, utc_now, committed))
+    return Service(
+        name=NAME,
+        host=settings.host,
+        port=settings.port,
+        management_port=settings.management_port,
+        api=admit(api, access, needed, build_rate_limit(settings)),
+        workers=(
+            consumer,
+            drainer,
+            *retraining,
+            _rollouts(settings, resources, contracts),
+            *_keeping(settings, resources, contracts),
+            *access.workers,
+            *tracking_workers(pool, open_trackers(), artifacts, utc_now),
+        ),
+        notes={"access": access.note},
+        ready=consumer_checks(pool, producer, consumer),
+        closers=(lambda: producer.close(5), client.close, locks.close, pool.close),
+    )
+
+
+def _resources(
+    settings: Settings, pool: Pool, client: httpx.Client, artifacts: Artifacts, sets: SetFiles,
+    highest: HighestRevision, published: Callable[[], None],
+) -> Resources:  # fmt: skip
     memory = settings.training_memory_mb
     limits = TrainingLimits(settings.training_seconds, None if memory is None else memory * 2**20)
-    retraining = RetrainingWorker(
+    return Resources(
         pool=pool,
-        models=models,
         client=client,
         artifacts=artifacts,
         sets=sets,
         highest_revision=highest,
         clock=utc_now,
-        published=drainer.wake,
-        check_seconds=settings.check_seconds,
-        max_rows=settings.max_rows,
+        published=published,
         run=partial(run_training, limits),
-        backend=backend(settings),
-    )
-
-    def committed() -> None:
-        drainer.wake()
-        retraining.wake()
-
-    rollouts = RolloutWorker(
-        pool=pool,
-        contracts=contracts,
-        highest_revision=highest,
-        clock=utc_now,
-        published=drainer.wake,
+        max_rows=settings.max_rows,
         check_seconds=settings.check_seconds,
+        backend=backend(settings),
+        turns=threading.BoundedSemaphore(settings.trainings_at_once),
     )
-    consumer = ConsumerLoop(
+
+
+def _consumer(
+    settings: Settings, namespace: Namespace, identities: Mapping[str, TopicIdentity], pool: Pool,
+    producer: DeliveryProducer, committed: Callable[[], None],
+) -> ConsumerLoop:  # fmt: skip
+    return ConsumerLoop(
         config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", namespace.group(NAME)),
         name=NAME,
         subscriptions={
@@ -114,32 +150,27 @@ def build(settings: Settings) -> Service:
         producer=producer,
         after_commit=committed,
     )
-    purger = PurgeWorker(pool=pool, files=sets, models=tuple(models), clock=utc_now)
-    pruner = PruneWorker(pool, delete_version, tuple(models), settings.keep_versions, utc_now)
-    return Service(
-        name=NAME,
-        host=settings.host,
-        port=settings.port,
-        management_port=settings.management_port,
-        api=admit(
-            create_app(pool, contracts, Operations(pool, highest, utc_now, committed)),
-            access,
-            needed,
-            build_rate_limit(settings),
-        ),
-        workers=(
-            consumer,
-            drainer,
-            retraining,
-            rollouts,
-            purger,
-            pruner,
-            *access.workers,
-            *tracking_workers(pool, open_trackers(), artifacts, utc_now),
-        ),
-        notes={"access": access.note},
-        ready=consumer_checks(pool, producer, consumer),
-        closers=(lambda: producer.close(5), client.close, pool.close),
+
+
+def _rollouts(settings: Settings, resources: Resources, contracts: Mapping[str, Contract]) -> RolloutWorker:
+    return RolloutWorker(
+        pool=resources.pool,
+        contracts=contracts,
+        highest_revision=resources.highest_revision,
+        clock=utc_now,
+        published=resources.published,
+        check_seconds=settings.check_seconds,
+    )
+
+
+def _keeping(
+    settings: Settings, resources: Resources, contracts: Mapping[str, Contract]
+) -> tuple[PurgeWorker, PruneWorker]:
+    """What deletes training sets and versions that may not, or need not, be kept."""
+    models = tuple(contracts)
+    return (
+        PurgeWorker(pool=resources.pool, files=resources.sets, models=models, clock=utc_now),
+        PruneWorker(resources.pool, delete_version, models, settings.keep_versions, utc_now),
     )
 
 

@@ -34,6 +34,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     # What one training may take: seconds, and MiB of memory with all processes that it starts.
     training_seconds: Annotated[float, Meta(gt=0)] = 3600.0
     training_memory_mb: Annotated[int, Meta(ge=64)] | None = None
+    # So many models are trained at once; the others wait for their turn.
+    trainings_at_once: Annotated[int, Meta(ge=1, le=64)] = 1
     # So many versions of a model keep their files, besides those that somebody may need.
     keep_versions: Annotated[int, Meta(ge=1)] = 20
     # Who grows the trees and fits the folds: so many threads of the training's process, or a cluster's workers.

@@ -19,7 +19,7 @@ from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.events import ArtifactRef
 from driftloop.common.postgres.pool import Pool, repeat
-from driftloop.trainer.retraining import Artifacts
+from driftloop.trainer.resources import Artifacts
 from driftloop.trainer.trackers import Param, TrackedRun, Tracker
 from driftloop.trainer.tracking_store import DueRun, TrackingStore
 

@@ -1,0 +1,140 @@
+"""A request that waits: whether it must rest, what it lacks, and the rows that it is trained on when it has them.
+
+What it waits for is told in the request.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from psycopg import Connection
+
+from driftloop.common import metrics
+from driftloop.common.contract import Contract
+from driftloop.common.registry import Bundle
+from driftloop.trainer.domain.challenger import ReferenceRows
+from driftloop.trainer.domain.dataset import LabeledRows, labels_wanted
+from driftloop.trainer.domain.requests import DAY, next_run, next_training
+from driftloop.trainer.domain.stability import unstable
+from driftloop.trainer.label_rows import ProductionRows, fetch_rows
+from driftloop.trainer.request_store import Request, RequestStore
+from driftloop.trainer.resources import Job
+from driftloop.trainer.set_store import SetStore
+from driftloop.trainer.store import Store
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training works on: labelled rows, how many are of the new population, the reference's, the champion."""
+
+    labeled: LabeledRows
+    new_labels: int
+    reference: ReferenceRows
+    champion: Bundle
+
+
+def open_scheduled(connection: Connection, contract: Contract, now: datetime) -> None:
+    """Open the request that the contract's schedule asks for by now, at most one however long nobody looked."""
+    schedule, store = contract.retraining.schedule, RequestStore(connection)
+    assert schedule is not None
+    model = Store(connection).lock_model(contract.name, now)
+    due = store.due(contract.name, schedule)
+    if due is not None and now < due:
+        return
+    store.set_due(contract.name, schedule, next_run(schedule, now))
+    if due is not None and model.champion is not None and Store(connection).blocked(contract.name) is None:
+        since = Store(connection).serves_since(contract.name, model.champion)
+        store.open(
+            f"schedule:{contract.name}:{due.isoformat()}", "schedule", contract.name, model.champion, since, now,
+            f"the schedule {schedule} was due at {due:%Y-%m-%d %H:%M} UTC",
+        )  # fmt: skip
+
+
+def rests(job: Job) -> bool:
+    """Whether the request must not train yet, however many labels there are."""
+    if job.request.cause == "manual":
+        return False
+    reason = _resting(job)
+    if reason:
+        job.wait(reason)
+    return bool(reason)
+
+
+def _resting(job: Job) -> str:
+    contract, now = job.contract, job.resources.clock()
+    with job.resources.pool.connection() as connection:
+        store = RequestStore(connection)
+        ended, begun = store.last_ended(contract.name), store.trainings(contract.name, now - DAY)
+        blocked = Store(connection).blocked(contract.name)
+    if blocked is not None:
+        return f"waiting for better data: {blocked}"
+    # A second try is part of the first.
+    earliest, reason = next_training(contract.retraining, ended, begun if job.request.tries == 0 else (), now)
+    return f"waiting until {earliest:%Y-%m-%d %H:%M:%S} UTC: {reason}" if reason else ""
+
+
+def recent_rows(job: Job) -> ProductionRows | None:
+    """The newest rows, with a label or without, where all that a training needs is there; else None.
+
+    Asked before anything is trained, and no more than is needed: whoever waits for weeks must not fetch everything
+    every time.
+    """
+    contract, gates, request = job.contract, job.contract.gates, job.request
+    client, since = job.resources.client, request.changed_since
+    enough = max(gates.train_labels + gates.gate_labels, request.labels_before_next)
+    new = fetch_rows(client, contract, limit=enough, labelled=True, since=since)
+    recent = fetch_rows(client, contract, limit=gates.reference_rows_max, labelled=False, since=since)
+    # A version that is compared with what it was trained on needs no other reference.
+    wanted = gates.reference_rows_min if contract.reference == "recent" else 0
+    lacking = {
+        "labels": max(labels_wanted(gates, new.times, instant64(since)), request.labels_before_next - len(new)),
+        "reference_rows": max(0, wanted - len(recent)),
+    }
+    metrics.RETRAIN_WAITING.labels(contract.name).set(lacking["labels"])
+    if any(lacking.values()):
+        told = [f"{rows} more {name.replace('_', ' ')}" for name, rows in lacking.items() if rows]
+        job.wait("waiting for " + " and ".join(told) + " of the new population", lacking)
+        return None
+    if wanted and (unsettled := unstable(contract, recent.values)):
+        job.wait(f"waiting for the population to settle: {unsettled}")
+        return None
+    return recent
+
+
+def material(job: Job, recent: ProductionRows) -> Material:
+    """All that a training works on. Raises what `fetch_rows` and the store of artifacts raise."""
+    resources, contract = job.resources, job.contract
+    # Before a million rows are fetched: without the champion nothing can be judged.
+    champion = _champion(job)
+    labeled = _without_erased(job, fetch_rows(resources.client, contract, limit=resources.max_rows, labelled=True))
+    recent = _without_erased(job, recent)
+    return Material(
+        labeled=labeled.labeled(),
+        new_labels=_new_labels(labeled, job.request),
+        reference=ReferenceRows(recent.ids, recent.values),
+        champion=champion,
+    )
+
+
+def _champion(job: Job) -> Bundle:
+    name, version = job.contract.name, job.request.model_version
+    with job.resources.pool.connection() as connection:
+        reference = Store(connection).artifact(name, version)
+    return job.resources.artifacts.fetch(reference, name, version)
+
+
+def _without_erased(job: Job, rows: ProductionRows) -> ProductionRows:
+    """The rows but those of erased subjects, which label-ingest may have again from a backup."""
+    with job.resources.pool.connection() as connection:
+        erased = SetStore(connection).erased({subject for subject in rows.subjects.tolist() if subject})
+    return rows.without(erased)
+
+
+def _new_labels(rows: ProductionRows, request: Request) -> int:
+    """How many labelled rows of the new population there are."""
+    return int(np.sum(rows.times >= instant64(request.changed_since)))
+
+
+def instant64(time: datetime) -> np.datetime64:
+    """An instant as NumPy has it, which knows no time zones: UTC."""
+    return np.datetime64(time.replace(tzinfo=None))
