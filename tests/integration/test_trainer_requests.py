@@ -154,6 +154,51 @@ def test_what_somebody_asks_for_begins_at_once_and_is_followed_by_nothing(traine
     assert all(one["closed_at"] for one in trainer.requests())
 
 
+@pytest.fixture
+def resting(trainer: Trainer) -> Trainer:
+    """A trainer whose drift request has its labels and rests for 11 days."""
+    trainer.drift()
+    trainer.retrain()
+    trainer.contract = msgspec.structs.replace(
+        CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, cooldown_seconds=1e6, daily_limit=1)
+    )
+    trainer.labels.add(100)
+    with trainer.retraining():
+        wait_until(lambda: "cool-down" in trainer.requests()[0]["reason"], "it rests")
+    return trainer
+
+
+def test_what_somebody_asks_for_rests_no_more_though_drift_asked_first(resting: Trainer) -> None:
+    (waiting, *_) = resting.requests()
+    assert resting.operations.retrain(resting.contract, "anna", "the lab is back") == (waiting["id"], False)
+    request = resting.retrain()
+    assert (request["id"], request["cause"], request["state"]) == (waiting["id"], "follow-up", "rejected")
+    assert request["history"][1]["reason"] == "asked for by anna: the lab is back"
+    # The alarm is open: it is followed by one that nobody asked for, which rests.
+    follower = resting.requests()[0]
+    assert (follower["cause"], follower["state"]) == ("follow-up", "awaiting-labels")
+
+
+def test_what_somebody_asks_for_goes_on_when_the_alarm_is_cleared_and_is_followed_by_nothing(resting: Trainer) -> None:
+    resting.operations.retrain(resting.contract, "anna", "")
+    resting.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+    assert resting.retrain()["state"] == "rejected"
+    assert all(one["closed_at"] for one in resting.requests())
+
+
+def test_an_alarm_that_takes_over_what_somebody_asked_for_does_not_have_it_rest(resting: Trainer) -> None:
+    resting.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+    resting.operations.retrain(resting.contract, "anna", "")
+    resting.drift(event_id="drift:3")
+    assert resting.retrain()["state"] == "rejected"
+
+
+def test_who_asks_twice_is_noted_once(resting: Trainer) -> None:
+    for _ in range(2):
+        resting.operations.retrain(resting.contract, "anna", "")
+    assert len(resting.requests()[0]["history"]) == 2
+
+
 def test_a_schedule_opens_one_request_each_time_that_it_is_due(trainer: Trainer) -> None:
     contract = msgspec.structs.replace(
         CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, schedule="0 3 * * *")

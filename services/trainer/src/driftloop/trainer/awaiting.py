@@ -51,8 +51,8 @@ def open_scheduled(connection: Connection, contract: Contract, now: datetime) ->
 
 
 def rests(job: Job) -> bool:
-    """Whether the request must not train yet, however many labels there are."""
-    if job.request.cause == "manual":
+    """Whether the request must not train yet, however many labels there are. What somebody asked for never rests."""
+    if job.request.by_hand:
         return False
     reason = _resting(job)
     if reason:

@@ -58,12 +58,15 @@ def on_drift(
 def _withdraw(
     connection: Connection, clock: Clock, model: str, reason: str, causes: Sequence[Cause] = ("drift", "follow-up")
 ) -> None:
-    """Take back what was asked for by one of these; what was judged already goes on by its own evidence."""
+    """Take back what was asked for by one of these.
+
+    What was judged already goes on by its own evidence, and what somebody asked for, too, by their word.
+    """
     requests = RequestStore(connection)
     request = requests.current(model, lock=True)
     if request is None or request.cause not in causes:
         return
-    if request.state in ("awaiting-labels", "training"):
+    if request.state in ("awaiting-labels", "training") and not request.by_hand:
         deciding.withdraw(connection, request, reason, clock())
     else:
         requests.clear(request.id)

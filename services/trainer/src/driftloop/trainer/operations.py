@@ -49,23 +49,24 @@ class Operations:
         """Open a request by hand. Returns its id, and whether it is new: of a model only one is open.
 
         It trains as soon as there are the labels that the contract wants of rows predicted from `since` on, by default
-        since the champion began to serve. Raises Refused.
+        since the champion began to serve. One that is open already, and rests, does so no more. Raises Refused.
         """
+        said = _said(f"asked for by {by}", reason)
         with self.pool.connection() as connection:
             now = self.clock()
-            model = Store(connection).lock_model(contract.name, now)
-            champion = _champion(model)
+            champion = _champion(Store(connection).lock_model(contract.name, now))
             store = RequestStore(connection)
-            found = store.current(contract.name)
+            found = store.current(contract.name, lock=True)
             if found is not None:
+                if found.state in ("awaiting-labels", "training") and not found.by_hand:
+                    store.ask_by_hand(found.id, found.state, said, now)
                 return found.id, False
             if since is None:
                 since = Store(connection).serves_since(contract.name, champion)
             elif since.tzinfo is None or not EARLIEST < since <= now:
                 raise Refused(f"since = {since.isoformat()} is not an instant in the past: give one with its time zone")
             opened = store.open(
-                f"manual:{uuid4()}", "manual", contract.name, champion, since.astimezone(UTC), now,
-                _said(f"asked for by {by}", reason),
+                f"manual:{uuid4()}", "manual", contract.name, champion, since.astimezone(UTC), now, said
             )  # fmt: skip
             assert opened is not None
             return opened, True

@@ -13,7 +13,7 @@ from driftloop.trainer.domain.requests import BEFORE, ENDED, Cause, State
 
 _CURRENT = """
 SELECT id, model_name, model_version, state, cause, changed_since, opened_at, attempts, labels_before_next, tries,
-    concept_drift, challenger, labels_judged, judged_since, cleared, traceparent
+    concept_drift, challenger, labels_judged, judged_since, cleared, by_hand, traceparent
 FROM requests WHERE model_name = %s AND closed_at IS NULL
 """
 _SHOWN = """
@@ -31,7 +31,8 @@ class Request:
 
     `attempts` counts the requests before it that came to nothing, `tries` how often a training of this one was begun.
     `challenger` was judged on rows predicted from `judged_since` on, when there were `labels_judged` labels of the new
-    population. `cleared`: the alarm that asked for it is over.
+    population. `cleared`: the alarm that asked for it is over. `by_hand`: somebody asked for it, alone or
+    besides an alarm or the schedule.
     """
 
     id: int
@@ -49,6 +50,7 @@ class Request:
     labels_judged: int = 0
     judged_since: datetime | None = None
     cleared: bool = False
+    by_hand: bool = False
     traceparent: str | None = None
 
 
@@ -78,12 +80,12 @@ class RequestStore:
         """Open a request; its id, or None where `identity` opened one before, or another of the model is open."""
         row = self._connection.execute(
             "INSERT INTO requests (event_id, cause, model_name, model_version, state, reason, changed_since, "
-            "opened_at, concept_drift, attempts, labels_before_next, traceparent) "
-            "VALUES (%s, %s, %s, %s, 'awaiting-labels', %s, %s, %s, %s, %s, %s, %s) "
+            "opened_at, concept_drift, attempts, labels_before_next, by_hand, traceparent) "
+            "VALUES (%s, %s, %s, %s, 'awaiting-labels', %s, %s, %s, %s, %s, %s, %s, %s) "
             "ON CONFLICT DO NOTHING RETURNING id",
             [
                 identity, cause, model, version, reason, since, now,
-                concept_drift, attempts, labels_before_next, traceparent,
+                concept_drift, attempts, labels_before_next, cause == "manual", traceparent,
             ],
         ).fetchone()  # fmt: skip
         if row is None:
@@ -140,6 +142,11 @@ class RequestStore:
             "WHERE model_name = %s AND closed_at IS NULL",
             [concept_drift, changed_since, changed_since, model],
         )
+
+    def ask_by_hand(self, request: int, state: State, reason: str, now: datetime) -> None:
+        """Somebody asks for what was asked for already."""
+        self._connection.execute("UPDATE requests SET by_hand = true WHERE id = %s", [request])
+        self.say(request, state, reason, now)
 
     def count_try(self, request: int, labels: int) -> None:
         """A training began, when there were so many labels of the new population."""
