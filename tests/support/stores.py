@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -212,6 +213,24 @@ class StoreContract:
         for uri in (place.root, f"{place.root}/diabetes", f"{place.root}/diabetes/2", f"{place.root}/loan/1"):
             assert place.reason(msgspec.structs.replace(ref, uri=uri)) == "format"
 
+    def test_the_highest_version_is_that_of_one_model_and_an_incomplete_one_counts(self, place: Place) -> None:
+        assert registry.highest_version(place.root, "diabetes") == 0
+        place.write(small_bundle(CONTRACT, version=10))
+        place.write(small_bundle(CONTRACT, version=9))
+        place.write(small_bundle(shipped("loan").contract, version=11))
+        assert registry.highest_version(place.root, "diabetes") == 10
+        place.files.remove(place.file("card.json", 10))
+        assert registry.highest_version(place.root, "diabetes") == 10
+
+    def test_what_is_no_number_of_a_version_is_none(self, place: Place) -> None:
+        place.write()
+        for name in ("12345678901", "x", "007", "2.5"):
+            registry.write_object(place.root, "diabetes", name, b"")
+        assert registry.highest_version(place.root, "diabetes") == 1
+
+    def test_a_version_is_where_its_uri_says(self, place: Place) -> None:
+        assert place.write().uri == registry.version_uri(place.root, "diabetes", 1)
+
     # --- deleting versions
 
     def test_a_deleted_version_is_missing_and_its_neighbours_are_there(self, place: Place) -> None:
@@ -251,6 +270,16 @@ class StoreContract:
             registry.delete_object(place.root, "loan", "a.arrow")
         with pytest.raises(registry.ArtifactMissing):
             registry.read_object(place.root, "loan", "a.arrow")
+
+    def test_objects_are_listed_by_folder_with_when_they_were_written(self, place: Place) -> None:
+        assert registry.list_objects(place.root, "loan") == {}
+        begun = datetime.now(UTC)
+        for folder, name in (("loan", "a"), ("loan", "b"), ("other", "c")):
+            registry.write_object(place.root, folder, name, b"data")
+        found = registry.list_objects(place.root, "loan")
+        assert sorted(found) == ["a", "b"]
+        # Servers say it to the second.
+        assert all(abs(time - begun) < timedelta(minutes=1) for time in found.values())
 
     def test_an_object_that_is_too_long_is_not_read(self, place: Place) -> None:
         registry.write_object(place.root, "loan", "a.arrow", b"1234")

@@ -8,6 +8,7 @@ nor passed off as another model or as another version.
 import base64
 import binascii
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import NamedTuple
 
 from driftloop.common import keys
@@ -42,8 +43,10 @@ from driftloop.common.registry.files import (
     check_folder,
     delete_file,
     drop_folder,
+    highest_folder,
     keep_file,
     kept_file,
+    list_files,
     read_file,
     write_folder,
 )
@@ -52,8 +55,10 @@ from driftloop.common.registry.objects import (
     check_place,
     delete_kept_object,
     drop_objects,
+    highest_objects,
     keep_object,
     kept_object,
+    list_kept_objects,
     read_version_object,
     write_objects,
 )
@@ -76,7 +81,10 @@ __all__ = [
     "delete_object",
     "delete_version",
     "fetch_bundle",
+    "highest_version",
+    "list_objects",
     "read_object",
+    "version_uri",
     "write_bundle",
     "write_object",
 ]
@@ -90,15 +98,27 @@ class Store(NamedTuple):
     check: Callable[[str], None]
     write: Callable[[str, str, int, Mapping[str, bytes]], str]
     read: Callable[[str, str, int, str, str, int], bytes]
+    highest: Callable[[str, str], int]
     drop: Callable[[str, str, int], None]
     keep: Callable[[str, str, str, bytes], None]
     kept: Callable[[str, str, str, int], bytes]
+    names: Callable[[str, str], dict[str, datetime]]
     delete: Callable[[str, str, str], None]
 
 
-FOLDER = Store(check_folder, write_folder, read_file, drop_folder, keep_file, kept_file, delete_file)
+FOLDER = Store(
+    check_folder, write_folder, read_file, highest_folder, drop_folder, keep_file, kept_file, list_files, delete_file
+)
 OBJECTS = Store(
-    check_place, write_objects, read_version_object, drop_objects, keep_object, kept_object, delete_kept_object
+    check_place,
+    write_objects,
+    read_version_object,
+    highest_objects,
+    drop_objects,
+    keep_object,
+    kept_object,
+    list_kept_objects,
+    delete_kept_object,
 )
 STORES: Mapping[str, Store] = {"file": FOLDER} | dict.fromkeys(SCHEMES, OBJECTS)
 
@@ -142,6 +162,16 @@ def fetch_bundle(
     return from_files(manifest, files)
 
 
+def version_uri(root_uri: str, model: str, version: int) -> str:
+    """Where `write_bundle` keeps a version."""
+    return f"{root_uri.rstrip('/')}/{model}/{version}"
+
+
+def highest_version(root_uri: str, model: str) -> int:
+    """The highest number in whose place something is, whole or not; 0 for none. Raises ArtifactError."""
+    return _store(root_uri).highest(root_uri, model)
+
+
 def delete_version(uri: str, model: str, version: int) -> None:
     """Delete the files of a version at `uri`, so that no half of it is ever read; again is no error.
 
@@ -163,6 +193,11 @@ def read_object(root_uri: str, folder: str, name: str, *, size_limit: int = SIZE
     return data
 
 
+def list_objects(root_uri: str, folder: str) -> dict[str, datetime]:
+    """What `write_object` kept in a folder, or left half written, and when. Raises ArtifactError."""
+    return _object_store(root_uri, folder).names(root_uri, folder)
+
+
 def delete_object(root_uri: str, folder: str, name: str) -> None:
     """Delete what `write_object` kept, and what it left half written; again is no error. Raises ArtifactError."""
     _object_store(root_uri, folder, name).delete(root_uri, folder, name)
@@ -181,8 +216,8 @@ def _store(uri: str) -> Store:
     return store
 
 
-def _object_store(root_uri: str, folder: str, name: str) -> Store:
-    for one in (folder, name):
+def _object_store(root_uri: str, *names: str) -> Store:
+    for one in names:
         if not plain(one):
             raise ArtifactMalformed(f"{one!r} is no name of a file or folder: use letters, digits and . _ = + , ~ -")
     return _store(root_uri)

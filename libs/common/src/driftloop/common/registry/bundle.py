@@ -6,7 +6,7 @@ is what gets signed, so it vouches for all the others.
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -78,6 +78,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def sha256(data: bytes) -> str:
     """The digest as manifests and references write it."""
     return hashlib.sha256(data).hexdigest()
+
+
+def highest_number(names: Iterable[str]) -> int:
+    """The highest version among the names of folders, 0 where there is none."""
+    # More digits than any version has are no version.
+    return max((int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name)), default=0)
 
 
 def plain(name: str) -> bool:

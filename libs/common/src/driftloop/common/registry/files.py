@@ -11,9 +11,11 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from driftloop.common.registry.bundle import highest_number
 from driftloop.common.registry.errors import (
     DELETED,
     ArtifactError,
@@ -77,6 +79,17 @@ def read_file(uri: str, model: str, version: int, name: str, _digest: str, limit
         raise _refusal(error, f"{name} of {uri!r}") from error
 
 
+def highest_folder(root_uri: str, model: str) -> int:
+    """The highest number in whose place something is, 0 for none. Raises ArtifactMalformed, StoreUnavailable."""
+    try:
+        with ExitStack() as stack:
+            return highest_number(os.listdir(_existing(root_uri, model, stack)))
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise _refusal(error, f"{model} in {root_uri!r}") from error
+
+
 def drop_folder(uri: str, model: str, version: int) -> None:
     """Delete the version at `uri`, whole: it is renamed first, so that none reads half of it. Again is no error.
 
@@ -138,11 +151,31 @@ def kept_file(root_uri: str, folder: str, name: str, limit: int) -> bytes:
     """
     try:
         with ExitStack() as stack:
-            top = stack.enter_context(_opened(_path(root_uri), _FOLDER))
-            place = stack.enter_context(_opened(folder, _FOLDER | os.O_NOFOLLOW, top))
-            return _read(place, name, limit)
+            return _read(_existing(root_uri, folder, stack), name, limit)
     except OSError as error:
         raise _refusal(error, f"{folder}/{name} in {root_uri!r}") from error
+
+
+def list_files(root_uri: str, folder: str) -> dict[str, datetime]:
+    """The files in `<root>/<folder>` and when each was written; one that is half written by the name that it would get.
+
+    Raises ArtifactMalformed, StoreUnavailable.
+    """
+    try:
+        with ExitStack() as stack:
+            place = _existing(root_uri, folder, stack)
+            entries = stack.enter_context(os.scandir(place))
+            return {
+                one.name.removeprefix(_UNFINISHED): datetime.fromtimestamp(
+                    one.stat(follow_symlinks=False).st_mtime, UTC
+                )
+                for one in entries
+                if one.name != _LOCK and one.is_file(follow_symlinks=False)
+            }
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise _refusal(error, f"{folder} in {root_uri!r}") from error
 
 
 def delete_file(root_uri: str, folder: str, name: str) -> None:
@@ -179,6 +212,12 @@ def _path(uri: str) -> Path:
     if "\0" in path or not {".", ".."}.isdisjoint(path.split("/")):
         raise ArtifactMalformed(f"{uri!r} leaves its folder: {remedy}, without '.' and '..'")
     return Path("/", path.lstrip("/"))
+
+
+def _existing(root_uri: str, folder: str, stack: ExitStack) -> int:
+    """The descriptor of a folder in the root, as long as the stack is. Raises OSError."""
+    top = stack.enter_context(_opened(_path(root_uri), _FOLDER))
+    return stack.enter_context(_opened(folder, _FOLDER | os.O_NOFOLLOW, top))
 
 
 def _version_path(uri: str, model: str, version: int) -> Path:

@@ -13,13 +13,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
 
-from driftloop.common.registry.bundle import MANIFEST, MANIFEST_LIMIT, plain, sha256
+from driftloop.common.registry.bundle import MANIFEST, MANIFEST_LIMIT, highest_number, plain, sha256
 from driftloop.common.registry.errors import (
     DELETED,
     ArtifactError,
@@ -38,6 +39,7 @@ SLOWEST_BYTES_A_SECOND = 1e6
 ATTEMPTS = 3
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
 
+_TIMES = ("LastModified", "last_modified", "mtime", "created")
 _CREDENTIALS = re.compile("Credential|Authentication|Token")
 # A single request, as far as S3 takes one: parts of an upload that broke off would stay, unseen and paid for.
 _SINGLE_PUT = 5 * 2**30
@@ -94,6 +96,18 @@ def read_version_object(uri: str, model: str, version: int, name: str, digest: s
         return _read(fs, _key(place, name, digest), limit)
 
 
+def highest_objects(root_uri: str, model: str) -> int:
+    """The highest number in whose place something is, 0 for none.
+
+    Raises ArtifactMalformed, StoreForbidden, StoreUnavailable.
+    """
+    fs, root = _opened(root_uri)
+    with _explained(f"{model} in {root_uri!r}"), suppress(FileNotFoundError):
+        keys: list[str] = fs.ls(f"{root}/{model}", detail=False, **_bounds(fs))
+        return highest_number(key.rstrip("/").rpartition("/")[2] for key in keys)
+    return 0
+
+
 def drop_objects(uri: str, model: str, version: int) -> None:
     """Delete the version at `uri`, its manifest first; one that is not there, or half deleted, is no error.
 
@@ -124,6 +138,18 @@ def kept_object(root_uri: str, folder: str, name: str, limit: int) -> bytes:
     fs, root = _opened(root_uri)
     with _explained(f"{folder}/{name} in {root_uri!r}"):
         return _read(fs, f"{root}/{folder}/{name}", limit)
+
+
+def list_kept_objects(root_uri: str, folder: str) -> dict[str, datetime]:
+    """The files in `<root>/<folder>` and when each was written; one of which the driver does not know it is left out.
+
+    Raises ArtifactMalformed, StoreForbidden, StoreUnavailable.
+    """
+    fs, root = _opened(root_uri)
+    with _explained(f"{folder} in {root_uri!r}"):
+        found: dict[str, dict[str, Any]] = fs.find(f"{root}/{folder}", detail=True, **_bounds(fs))
+    times = {key.rpartition("/")[2]: _written(info) for key, info in found.items()}
+    return {name: time for name, time in times.items() if time is not None}
 
 
 def delete_kept_object(root_uri: str, folder: str, name: str) -> None:
@@ -206,6 +232,14 @@ def _read(fs: AbstractFileSystem, key: str, limit: int) -> bytes:
         if error.errno != errno.EINVAL or fs.info(key, **_bounds(fs))["size"] != 0:
             raise
         return b""
+
+
+def _written(info: Mapping[str, Any]) -> datetime | None:
+    """When an object was written, which each driver tells in a word of its own, as an instant or in seconds."""
+    time = next((info[name] for name in _TIMES if name in info), None)
+    if isinstance(time, float):
+        return datetime.fromtimestamp(time, UTC)
+    return time if isinstance(time, datetime) else None
 
 
 def _found(fs: AbstractFileSystem, key: str, limit: int = MANIFEST_LIMIT + 1) -> bytes | None:
