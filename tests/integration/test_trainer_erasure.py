@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from driftloop.common import registry
 from driftloop.common.contract import Contract, Recipe
 from driftloop.common.events import SubjectErased
 from driftloop.common.postgres import migrations
@@ -24,6 +25,7 @@ from driftloop.trainer import handlers
 from driftloop.trainer.domain.card import TrainingData, training_data
 from driftloop.trainer.domain.dataset import LabeledRows, training_set
 from driftloop.trainer.purging import PurgeWorker
+from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.training_sets import SetFiles, decode, keep, rebuilt, verify
 from tests.support.asgi import ask
 from tests.support.house import PASSWORD, House
@@ -249,28 +251,66 @@ class Interrupted(SetFiles):
         super().write(model, digest, data)
 
 
-def test_an_erasure_waits_for_a_file_that_is_being_written_and_then_has_it_deleted(trainer: Trainer) -> None:
-    with ThreadPoolExecutor(1) as executor:
-        erasing: list[Future[None]] = []
+@pytest.mark.parametrize("purged", [False, True], ids=["marked", "purged"])
+def test_a_file_that_is_written_while_its_set_is_erased_is_deleted(trainer: Trainer, purged: bool) -> None:
+    """The erasure does not wait for the store, nor does whoever purges."""
 
-        def erase() -> None:
-            erasing.append(executor.submit(trainer.erase))
-            wait_until(lambda: bool(waiting(trainer)), "the erasure waits for the set")
+    def meanwhile() -> None:
+        trainer.erase()
+        if purged:
+            trainer.purge()
 
-        calm, trainer.files = trainer.files, Interrupted(trainer.files.root, erase)
-        digest = trainer.keep(rows_of([ANNA]))
-        erasing[0].result(timeout=10)
-        trainer.files = calm
+    calm, trainer.files = trainer.files, Interrupted(trainer.files.root, meanwhile)
+    digest = trainer.keep(rows_of([ANNA]))
+    trainer.files = calm
     assert (trainer.kept(), trainer.set(digest)) == ([digest], (True, False, False))
+    trainer.purge()
+    assert (trainer.kept(), trainer.set(digest)) == ([], (True, False, True))
+
+
+def test_a_file_of_which_a_manifest_could_not_be_written_is_deleted_where_its_set_was_erased(trainer: Trainer) -> None:
+    @dataclass(frozen=True)
+    class Full(SetFiles):
+        def write(self, model: str, digest: str, data: bytes) -> None:
+            trainer.erase()
+            trainer.purge()
+            registry.write_object(self.root, model, f"{digest}.arrow", data)
+            raise registry.StoreUnavailable("no space left: make room")
+
+    calm, trainer.files = trainer.files, Full(trainer.files.root)
+    with pytest.raises(registry.StoreUnavailable):
+        trainer.keep(rows_of([ANNA]))
+    trainer.files = calm
+    assert len(trainer.kept()) == 1
     trainer.purge()
     assert trainer.kept() == []
 
 
-def waiting(trainer: Trainer) -> list[tuple[Any, ...]]:
-    """Who in this schema waits for a lock that another holds."""
-    return trainer.rows(
-        "SELECT pid FROM pg_stat_activity WHERE usename = current_user AND cardinality(pg_blocking_pids(pid)) > 0"
-    )
+def test_no_transaction_is_open_while_a_file_is_written(trainer: Trainer) -> None:
+    """The database would end one in which nothing happens for a minute."""
+    open_ones: list[tuple[Any, ...]] = []
+
+    def look() -> None:
+        open_ones.extend(
+            trainer.rows(
+                "SELECT query FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid() "
+                "AND state = 'idle in transaction'"
+            )
+        )
+
+    trainer.files = Interrupted(trainer.files.root, look)
+    trainer.keep(rows_of([ANNA]))
+    assert open_ones == []
+
+
+def test_a_set_that_nobody_needed_any_more_is_kept_again_where_somebody_does(trainer: Trainer) -> None:
+    digest = trainer.keep(rows_of([ANNA]))
+    with trainer.pool.connection() as connection:
+        SetStore(connection).expire(NAME, digest, trainer.now)
+    trainer.purge()
+    assert (trainer.kept(), trainer.set(digest)) == ([], (True, False, True))
+    trainer.keep(rows_of([ANNA]))
+    assert (trainer.kept(), trainer.set(digest), trainer.subjects()) == ([digest], (True, True, False), [ANNA])
 
 
 def test_of_an_erasure_and_a_set_that_come_at_once_one_sees_the_other(trainer: Trainer) -> None:

@@ -1,5 +1,6 @@
 """Bring your own: a model from elsewhere becomes version 1 on a real database, or nothing is registered."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def pool(house: House) -> Pool:
 def bring(house: House, pool: Pool, source: ImportSource) -> FirstVersion:
     trusted = load_public_keys(house.trusted_keys)
     artifacts = Artifacts(
-        house.register, lambda ref, model, version: registry.fetch_bundle(ref, model, version, trusted)
+        house.register,
+        lambda ref, model, version: registry.fetch_bundle(ref, model, version, trusted),
+        partial(registry.highest_version, house.artifacts),
     )
     return import_first(pool, LOAN.contract, BASELINE, source, artifacts, lambda _m: 0, lambda: START, lambda _t: None)
 

@@ -19,6 +19,7 @@ from driftloop.trainer.awaiting import open_scheduled
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.training_files import Trained, TrainingTask
 from driftloop.trainer.training_runs import TrainingLimits, run_training
+from tests.support.artifacts import small_bundle
 from tests.support.house import House
 from tests.support.trainers import CONTRACT, GATES, LATER, LabelIngest, Trainer, alarm, train_here
 from tests.support.waiting import wait_until
@@ -507,6 +508,46 @@ def test_a_full_store_is_waited_for_without_training_again(learning: Trainer) ->
     object.__setattr__(learning.artifacts, "write", full)
     request = learning.retrain()
     assert (refused, request["state"], request["tries"]) == (["training"] * 3, "promoted", 1)
+
+
+def test_numbers_that_the_store_has_given_are_not_given_again_by_a_database_that_was_restored(
+    learning: Trainer,
+) -> None:
+    learning.house.register(small_bundle(CONTRACT, version=4))
+    learning.drift()
+    request = learning.retrain()
+    assert (request["state"], request["challenger"]) == ("promoted", 5)
+
+
+def test_a_number_that_another_takes_meanwhile_is_left_to_it(learning: Trainer) -> None:
+    learning.drift()
+    write = learning.artifacts.write
+
+    def overtaken(bundle: Bundle) -> Any:
+        if bundle.model_version == 2:
+            learning.house.register(small_bundle(CONTRACT, version=2))
+        return write(bundle)
+
+    object.__setattr__(learning.artifacts, "write", overtaken)
+    request = learning.retrain()
+    assert (request["state"], request["challenger"], request["tries"]) == ("promoted", 3, 2)
+
+
+def test_while_the_store_is_away_no_number_is_given(learning: Trainer) -> None:
+    learning.drift()
+    asked: list[str] = []
+
+    def away(model: str) -> int:
+        asked.append(model)
+        raise StoreUnavailable("the store is away: see its log")
+
+    highest = learning.artifacts.highest
+    object.__setattr__(learning.artifacts, "highest", away)
+    with learning.retraining():
+        wait_until(lambda: len(asked) > 3, "it asks again and again")
+    assert "see its log" in learning.requests()[0]["reason"]
+    object.__setattr__(learning.artifacts, "highest", highest)
+    assert learning.retrain()["challenger"] == 2
 
 
 def test_a_label_ingest_that_is_away_is_waited_for_and_named(learning: Trainer) -> None:

@@ -75,7 +75,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Version 1 is trained, and serves."""
-        artifacts = Artifacts(self.house.register, self.fetch)
+        artifacts = Artifacts(self.house.register, self.fetch, lambda _m: 0)
         train_first(self.pool, CONTRACT, BASELINE, artifacts, lambda _m: 0, lambda: START, lambda _t: None)
 
     def add(self, version: int, status: str = "rejected", training_set: str | None = None) -> ArtifactRef:

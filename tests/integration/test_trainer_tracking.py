@@ -133,7 +133,7 @@ def test_a_decision_is_told_with_what_the_card_says(trainer: Trainer) -> None:
 def test_the_first_version_is_told_of_as_promoted_with_its_model(trainer: Trainer) -> None:
     loan = shipped("loan", trees=5)
     baseline = BaselineData.of(loan.contract, loan.values, loan.labels)
-    artifacts = Artifacts(trainer.house.register, lambda *_: pytest.fail("nothing is fetched"))
+    artifacts = Artifacts(trainer.house.register, lambda *_: pytest.fail("nothing is fetched"), lambda _m: 0)
     train_first(trainer.pool, loan.contract, baseline, artifacts, lambda _m: 0, lambda: START, lambda _t: None)
     tracker = FakeTracker()
     trainer.tell(tracker)

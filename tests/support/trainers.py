@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,9 @@ class Trainer:
         assert self.house.signing_key.key_id
         trusted = load_public_keys(self.house.trusted_keys)
         self.artifacts = Artifacts(
-            self.house.register, lambda ref, model, version: registry.fetch_bundle(ref, model, version, trusted)
+            self.house.register,
+            lambda ref, model, version: registry.fetch_bundle(ref, model, version, trusted),
+            partial(registry.highest_version, self.house.artifacts),
         )
         self.sets = SetFiles((self.house.folder / "sets").as_uri())
 
@@ -185,6 +188,7 @@ class Trainer:
                 artifacts=Artifacts(
                     lambda bundle: self.artifacts.write(bundle),
                     lambda ref, model, version: self.artifacts.fetch(ref, model, version),
+                    lambda model: self.artifacts.highest(model),
                 ),
                 sets=self.sets, highest_revision=lambda _m: 1, clock=lambda: self.now, published=lambda: None,
                 run=self.run, max_rows=1000, check_seconds=0.05, turns=self.turns,

@@ -1,6 +1,7 @@
 """Builds what the trainer's service and its command both need, from settings."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from driftloop.common import keys, registry
@@ -46,7 +47,7 @@ def open_artifacts(settings: Settings) -> Artifacts:
     def fetch(ref: ArtifactRef, model: str, version: int) -> registry.Bundle:
         return registry.fetch_bundle(ref, model, version, trusted)
 
-    return Artifacts(write, fetch)
+    return Artifacts(write, fetch, partial(registry.highest_version, settings.artifacts))
 
 
 def set_files(settings: Settings) -> SetFiles:

@@ -81,8 +81,9 @@ def _make_first(
     serving = _serving(pool, contract, clock)
     if serving.champion is not None:
         return FirstVersion(serving, None)
+    free = artifacts.highest(contract.name) + 1
     with pool.connection() as connection:
-        version = Store(connection).reserve_version(contract.name)
+        version = Store(connection).reserve_version(contract.name, free, clock())
     made = build(version)
     artifact = artifacts.write(bundle(contract, made))
     published = highest_revision(contract.name)

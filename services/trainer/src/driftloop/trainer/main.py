@@ -21,8 +21,8 @@ from driftloop.common.keys import KeyFileError
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import Pool, open_pool
-from driftloop.common.process import Service, run_service
-from driftloop.common.registry import delete_version
+from driftloop.common.process import Service, Worker, run_service
+from driftloop.common.registry import delete_version, version_uri
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_STATUS, TOPICS, Namespace
@@ -32,6 +32,7 @@ from driftloop.trainer.admission import needed
 from driftloop.trainer.api import create_app
 from driftloop.trainer.build import backend, load_models, open_artifacts, set_files
 from driftloop.trainer.label_rows import open_client
+from driftloop.trainer.leftovers import LeftoverWorker
 from driftloop.trainer.model_locks import ModelLocks
 from driftloop.trainer.operations import Operations
 from driftloop.trainer.pruning import PruneWorker
@@ -163,14 +164,17 @@ def _rollouts(settings: Settings, resources: Resources, contracts: Mapping[str, 
     )
 
 
-def _keeping(
-    settings: Settings, resources: Resources, contracts: Mapping[str, Contract]
-) -> tuple[PurgeWorker, PruneWorker]:
+def _keeping(settings: Settings, resources: Resources, contracts: Mapping[str, Contract]) -> tuple[Worker, ...]:
     """What deletes training sets and versions that may not, or need not, be kept."""
-    models = tuple(contracts)
+    pool, sets, models = resources.pool, resources.sets, tuple(contracts)
+
+    def delete(model: str, version: int) -> None:
+        delete_version(version_uri(settings.artifacts, model, version), model, version)
+
     return (
-        PurgeWorker(pool=resources.pool, files=resources.sets, models=models, clock=utc_now),
-        PruneWorker(resources.pool, delete_version, models, settings.keep_versions, utc_now),
+        PurgeWorker(pool=pool, files=sets, models=models, clock=utc_now),
+        PruneWorker(pool, delete_version, models, settings.keep_versions, utc_now),
+        LeftoverWorker(pool, delete, sets, models, utc_now),
     )
 
 

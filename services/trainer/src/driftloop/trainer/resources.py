@@ -31,10 +31,11 @@ class ModelData:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Where bundles go and come from."""
+    """Where bundles go and come from. `highest` is the highest version of a model that is there, 0 for none."""
 
     write: Callable[[Bundle], ArtifactRef]
     fetch: Callable[[ArtifactRef, str, int], Bundle]
+    highest: Callable[[str], int]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ SELECT revision, (state->>'champion')::int,
     ARRAY(SELECT (one->>'version')::int FROM jsonb_array_elements(state->'versions') AS one), decided_at
 FROM revisions WHERE model_name = %s ORDER BY revision DESC
 """
+# Also one that was interrupted: it makes the same set again.
+_TRAINED = """
+SELECT 1 FROM requests WHERE model_name = %s AND closed_at IS NULL
+AND (state = 'training' OR (state = 'awaiting-labels' AND tries > 0))
+"""
 _NEXT = """
 SELECT model_name, version, artifact->>'uri', card->'training'->>'digest' FROM versions
 WHERE files_released_at IS NOT NULL AND files_deleted_at IS NULL
@@ -81,6 +86,20 @@ class RetentionStore:
             "UPDATE versions SET files_deleted_at = %s WHERE model_name = %s AND version = %s",
             [now, released.model_name, released.version],
         )
+
+    def left_behind(self, model: str, before: datetime) -> list[int] | None:
+        """The numbers that were given before an instant and of which no version came; None while the model is trained.
+
+        No training of the model begins until the transaction ends, and none that ended registers its version.
+        """
+        self._connection.execute("SELECT 1 FROM models WHERE model_name = %s FOR UPDATE", [model])
+        if self._connection.execute(_TRAINED, [model]).fetchone():
+            return None
+        rows = self._connection.execute(
+            "SELECT version FROM reserved_versions WHERE model_name = %s AND reserved_at < %s ORDER BY version",
+            [model, before],
+        )
+        return [version for (version,) in rows]
 
     def counts(self, model: str) -> tuple[int, int]:
         """Of how many versions the files are there, and of how many of these they are to be deleted."""

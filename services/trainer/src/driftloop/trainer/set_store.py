@@ -10,9 +10,17 @@ from driftloop.trainer.domain.card import TrainingData
 
 ERASED_REASON = "a patient whose rows it held was erased"
 EXPIRED_REASON = "the files of every version that was fitted to it were deleted"
+UNUSED_REASON = "no version came of it"
 
 # Whoever keeps rows of patients, and whoever erases some, holds it until the end of the transaction.
 ERASURE_LOCK = f"SELECT pg_advisory_xact_lock({0x45726173}, hashtext(current_schema()))"
+# A set that went because nobody needed it is announced anew where somebody does.
+_REGISTER = """
+INSERT INTO training_sets AS s (model_name, digest, rows, labeled_rows, created_at) VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (model_name, digest) DO UPDATE SET created_at = excluded.created_at, stored_at = NULL, rebuildable = true,
+    reason = NULL, not_rebuildable_since = NULL, purged_at = NULL
+WHERE s.reason = ANY(%s)
+"""
 _REMEMBER = """
 INSERT INTO erased_subjects AS e SELECT * FROM unnest(%s::text[], %s::timestamptz[])
 ON CONFLICT (subject) DO UPDATE SET erased_at = greatest(e.erased_at, excluded.erased_at)
@@ -29,6 +37,12 @@ UPDATE training_sets AS s SET rebuildable = false, reason = %s, not_rebuildable_
 WHERE model_name = %s AND digest = %s AND rebuildable AND labeled_rows > 0 AND NOT EXISTS (
     SELECT 1 FROM versions AS v WHERE v.model_name = s.model_name AND v.files_deleted_at IS NULL
     AND v.card->'training'->>'digest' = s.digest)
+"""
+_ABANDON = """
+UPDATE training_sets AS s SET rebuildable = false, reason = %s, not_rebuildable_since = %s
+WHERE model_name = %s AND rebuildable AND labeled_rows > 0 AND created_at < %s AND NOT EXISTS (
+    SELECT 1 FROM versions AS v WHERE v.model_name = s.model_name AND v.card->'training'->>'digest' = s.digest)
+RETURNING digest
 """
 # A set whose file goes has nothing left that could be erased.
 _EMPTY = """
@@ -85,28 +99,28 @@ class SetStore:
             # Either the erasure sees this set, or this set sees the erasure.
             self.lock()
         added = self._connection.execute(
-            "INSERT INTO training_sets (model_name, digest, rows, labeled_rows, created_at) "
-            "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            [model, data.digest, data.rows, data.labeled_rows, now],
+            _REGISTER,
+            [model, data.digest, data.rows, data.labeled_rows, now, [EXPIRED_REASON, UNUSED_REASON]],
         )
-        if subjects and (added.rowcount or self.lock_rebuildable(model, data.digest) is not None):
+        if subjects and (added.rowcount or self.rebuildable(model, data.digest) is not None):
             self._connection.execute(_ADD_SUBJECTS, [model, data.digest, list(subjects), list(subjects.values())])
             self._mark(subjects, now)
 
-    def lock_rebuildable(self, model: str, digest: str) -> KeptSet | None:
-        """A set, locked until the transaction ends, so that nobody marks it meanwhile; None where it was marked."""
+    def rebuildable(self, model: str, digest: str) -> KeptSet | None:
+        """A set, None where it was marked."""
         row = self._connection.execute(
             "SELECT model_name, digest, stored_at IS NOT NULL FROM training_sets "
-            "WHERE model_name = %s AND digest = %s AND rebuildable FOR UPDATE",
+            "WHERE model_name = %s AND digest = %s AND rebuildable",
             [model, digest],
         ).fetchone()
         return KeptSet(*row) if row else None
 
-    def set_stored(self, kept: KeptSet, now: datetime) -> None:
-        """The set's file is complete."""
+    def written(self, kept: KeptSet, stored: datetime | None) -> None:
+        """The set's file was written, complete at `stored`, or a part of it: of a marked set it is to be deleted."""
         self._connection.execute(
-            "UPDATE training_sets SET stored_at = %s WHERE model_name = %s AND digest = %s",
-            [now, kept.model_name, kept.digest],
+            "UPDATE training_sets SET stored_at = coalesce(%s, stored_at), purged_at = NULL "
+            "WHERE model_name = %s AND digest = %s",
+            [stored, kept.model_name, kept.digest],
         )
 
     # --- erasing
@@ -127,6 +141,22 @@ class SetStore:
         """Mark a set that no version is left of whose files are kept. What has no rows but the baseline's stays."""
         if self._connection.execute(_EXPIRE, [EXPIRED_REASON, now, model, digest]).rowcount:
             self._connection.execute(_EMPTY, [[model], [digest]])
+
+    def abandon(self, model: str, before: datetime, now: datetime) -> list[str]:
+        """Mark the sets that were announced before an instant and of which no version came. Returns their digests.
+
+        The caller holds the model's lock, and knows that it is not trained.
+        """
+        found = [digest for (digest,) in self._connection.execute(_ABANDON, [UNUSED_REASON, now, model, before])]
+        self._connection.execute(_EMPTY, [[model] * len(found), found])
+        return found
+
+    def known(self, model: str) -> dict[str, bool]:
+        """The digests of a model's sets, and of each whether its file is noted as deleted."""
+        rows = self._connection.execute(
+            "SELECT digest, purged_at IS NOT NULL FROM training_sets WHERE model_name = %s", [model]
+        )
+        return dict(rows.fetchall())
 
     def erased(self, subjects: Iterable[str]) -> dict[str, datetime]:
         """Those of the subjects that were erased, each with the instant before which its rows are meant."""

@@ -72,12 +72,15 @@ class Store:
         row = self._connection.execute("SELECT blocked FROM models WHERE model_name = %s", [name]).fetchone()
         return row[0] if row else None
 
-    def reserve_version(self, name: str) -> int:
+    def reserve_version(self, name: str, at_least: int, now: datetime) -> int:
         """The next free version number. Numbers are never given twice; one that came to nothing leaves a hole."""
         row = self._connection.execute(
-            "UPDATE models SET next_version = next_version + 1 WHERE model_name = %s RETURNING next_version - 1", [name]
+            "UPDATE models SET next_version = greatest(next_version, %s) + 1 WHERE model_name = %s "
+            "RETURNING next_version - 1",
+            [at_least, name],
         ).fetchone()
         assert row is not None
+        self._connection.execute("INSERT INTO reserved_versions VALUES (%s, %s, %s)", [name, row[0], now])
         return int(row[0])
 
     def add_version(self, card: ModelCard, artifact: ArtifactRef) -> None:
@@ -92,6 +95,13 @@ class Store:
                 Jsonb(msgspec.to_builtins(card)),
                 card.created,
             ],
+        )
+        self.forget_reserved(card.model_name, card.model_version)
+
+    def forget_reserved(self, name: str, version: int) -> None:
+        """A number is a version's now, or nothing is left that was written under it."""
+        self._connection.execute(
+            "DELETE FROM reserved_versions WHERE model_name = %s AND version = %s", [name, version]
         )
 
     def set_status(self, name: str, version: int, status: str) -> None:

@@ -8,7 +8,7 @@ import psycopg
 
 from driftloop.common import metrics
 from driftloop.common.postgres.pool import is_transient
-from driftloop.common.registry import ArtifactError
+from driftloop.common.registry import ArtifactConflict, ArtifactError
 from driftloop.trainer import deciding
 from driftloop.trainer.awaiting import Material, instant64
 from driftloop.trainer.domain.card import card_of
@@ -20,7 +20,7 @@ from driftloop.trainer.evidence_store import EvidenceStore
 from driftloop.trainer.request_store import Request, RequestStore
 from driftloop.trainer.resources import Job, Stopped
 from driftloop.trainer.store import Store
-from driftloop.trainer.training_files import Failure, Trained, TrainingTask
+from driftloop.trainer.training_files import Failure, FailureKind, Trained, TrainingTask
 from driftloop.trainer.training_runs import TrainingFailed, TrainingStopped
 from driftloop.trainer.training_sets import earliest, keep
 
@@ -41,7 +41,7 @@ def train(job: Job, material: Material, turn: ExitStack) -> bool:
         task = _task(job, material, version)
         trained = job.resources.run(task, ended, partial(_say, job))
         turn.close()
-        _register(job, trained, task.division, ended)
+        _register(job, tries, trained, task.division, ended)
     except TrainingStopped:
         _stopped(job, tries)
     except TrainingFailed as error:
@@ -79,6 +79,8 @@ def failed(job: Job, tries: int, failure: Failure) -> None:
 def _begin(job: Job, material: Material) -> int | None:
     """Note that a training begins. Returns the version that it will make, None where nobody wants it any more."""
     request = job.request
+    # A database that was restored from a backup knows fewer versions than the store, and none there ever changes.
+    free = job.resources.artifacts.highest(request.model_name) + 1
     reason = (
         f"training on {len(material.labeled)} labelled rows and the baseline, then judging "
         f"(try {request.tries + 1} of {TRIES})"
@@ -89,7 +91,7 @@ def _begin(job: Job, material: Material) -> int | None:
         if not store.become(request.id, "training", reason, now):
             return None
         store.count_try(request.id, material.new_labels)
-        version = Store(connection).reserve_version(request.model_name)
+        version = Store(connection).reserve_version(request.model_name, free, now)
     logger.info("training a challenger", extra={"model": request.model_name, "version": version})
     return version
 
@@ -145,15 +147,17 @@ def _say(job: Job, text: str) -> None:
             raise
 
 
-def _register(job: Job, trained: Trained, division: Division, ended: Stopped) -> None:
+def _register(job: Job, tries: int, trained: Trained, division: Division, ended: Stopped) -> None:
     """Keep what was made. What is away, or full, is waited for: training again would not help it."""
     while True:
         try:
-            _evaluated(job, trained, division)
+            _evaluated(job, tries, trained, division)
             return
         except ArtifactError as error:
             if not error.transient:
-                raise TrainingFailed(Failure("data", str(error))) from error
+                # Whose number another has taken is trained once more, under the next.
+                kind: FailureKind = "internal" if isinstance(error, ArtifactConflict) else "data"
+                raise TrainingFailed(Failure(kind, str(error))) from error
             _say(job, f"done; waiting to keep it: {error}")
         except psycopg.Error as error:
             if not is_transient(error):
@@ -164,7 +168,7 @@ def _register(job: Job, trained: Trained, division: Division, ended: Stopped) ->
             raise TrainingStopped
 
 
-def _evaluated(job: Job, trained: Trained, division: Division) -> None:
+def _evaluated(job: Job, tries: int, trained: Trained, division: Division) -> None:
     """Write set and artifact, and note version, evidence and verdict in one transaction."""
     resources, card, gate = job.resources, card_of(trained.bundle.card), division.gate
     assert card.decision is not None
@@ -176,7 +180,9 @@ def _evaluated(job: Job, trained: Trained, division: Division) -> None:
         now, store = resources.clock(), RequestStore(connection)
         name, version = card.model_name, card.model_version
         Store(connection).lock_model(name, now)
-        if store.become(job.request.id, "evaluated", reason, now):
+        # Who has lost the model's lock finds another at work, or its work done.
+        if _is_ours(store.current(name, lock=True), job.request, tries):
+            store.become(job.request.id, "evaluated", reason, now)
             Store(connection).add_version(card, artifact)
             EvidenceStore(connection).add(name, version, trained.evidence, earliest(gate), now)
             store.set_judged(job.request.id, version, instant(gate.times.min()) if len(gate) else None)

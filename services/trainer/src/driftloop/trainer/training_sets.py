@@ -1,13 +1,14 @@
 """Training sets as files: what a version was fitted to, kept so that it can be rebuilt, until a patient is erased.
 
 A file holds the labelled production rows; those of the baseline come with the contract. A set is announced in the
-database before its file is written, and written under the lock of its row: so no file is ever unknown to an erasure,
-and none is written after one.
+database before its file is written, so that no file is ever unknown to an erasure. Where one comes meanwhile, the file
+is to be deleted again once it is written; whoever dies in between leaves that to `leftovers`.
 
 Beside each file are two manifests by which others verify it: what `sha256sum -c` reads, and what DVC reads.
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,7 @@ from driftloop.trainer.set_store import KeptSet, SetStore
 SIZE_LIMIT = 2_000_000_000
 MANIFEST_LIMIT = 10_000
 SHA256SUM, DVC = ".sha256", ".dvc"
+_FILE = re.compile(r"([0-9a-f]{64})\.arrow(\.sha256|\.dvc)?")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class SetFiles:
     def manifest(self, model: str, digest: str) -> bytes:
         """What `sha256sum -c` reads of a set's file."""
         return registry.read_object(self.root, model, _name(digest) + SHA256SUM, size_limit=MANIFEST_LIMIT)
+
+    def written(self, model: str) -> dict[str, datetime]:
+        """The digests of which there is a file or a manifest, whole or not, with when the youngest was written."""
+        found: dict[str, datetime] = {}
+        for name, time in registry.list_objects(self.root, model).items():
+            if match := _FILE.fullmatch(name):
+                found[match[1]] = max(time, found.get(match[1], time))
+        return found
 
     def delete(self, kept: KeptSet) -> None:
         """Delete the file of a set and then its manifests; what is not there is no error."""
@@ -78,13 +88,20 @@ def keep(
     Of a set of which a subject was erased meanwhile only the digest is kept. Raises registry.ArtifactError.
     """
     with pool.connection() as connection:
-        SetStore(connection).register(contract.name, data, earliest(rows), clock())
-    with pool.connection() as connection:
         store = SetStore(connection)
-        kept = store.lock_rebuildable(contract.name, data.digest)
-        if kept is not None and not kept.stored and len(rows):
-            files.write(contract.name, data.digest, encode(contract, data, rows))
-            store.set_stored(kept, clock())
+        store.register(contract.name, data, earliest(rows), clock())
+        kept = store.rebuildable(contract.name, data.digest)
+    if kept is None or kept.stored or not len(rows):
+        return
+    # In no transaction: a store may be slow, and the database ends a transaction in which nothing happens.
+    stored = False
+    try:
+        files.write(contract.name, data.digest, encode(contract, data, rows))
+        stored = True
+    finally:
+        # Also where it failed: the file may be there, and only a manifest missing.
+        with pool.connection() as connection:
+            SetStore(connection).written(kept, clock() if stored else None)
 
 
 def encode(contract: Contract, data: TrainingData, rows: LabeledRows) -> bytes:
