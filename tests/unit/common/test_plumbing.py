@@ -94,6 +94,12 @@ def test_a_producer_can_carry_the_largest_dead_letter() -> None:
     assert producer_config("b:1", "c")["message.max.bytes"] >= largest
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_producer_that_takes_one_success_for_that_of_all_before_it_has_one_request_on_its_way(ordered: bool) -> None:
+    config = producer_config("b:1", "c", ordered=ordered)
+    assert not config["enable.idempotence"] or config["max.in.flight.requests.per.connection"] == 1
+
+
 def test_an_administrative_client_shares_what_reaches_the_brokers_and_nothing_else() -> None:
     config = consumer_config("b:1", "c", "g") | {"security.protocol": "SASL_SSL", "sasl.username": "u", "ssl.ca": "x"}
     shared = admin_part(config)

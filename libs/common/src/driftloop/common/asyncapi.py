@@ -20,7 +20,10 @@ _HEADERS: Mapping[str, Mapping[str, object]] = {
     "ce_sequence": {
         "type": "string",
         "pattern": "^[0-9]+$",
-        "description": "Dense for each source and partition: by it a consumer knows what was produced twice.",
+        "description": (
+            "Dense for each source and partition, though not always in the order of the log: "
+            "by it a consumer knows what was produced twice."
+        ),
     },
     "content-type": {"const": CONTENT_TYPE},
     "traceparent": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},

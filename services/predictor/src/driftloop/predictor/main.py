@@ -120,7 +120,8 @@ def build(settings: Settings, number: int = 0) -> Service:
     admission = admit(settings)
     spool = open_spool(settings.spool / f"worker-{number}", settings.spool_max_bytes)
     left = open_leftovers(settings) if number == 0 else []
-    config = producer_config(settings.kafka_bootstrap_servers, CLIENT, linger_ms=LINGER_MS)
+    # An answer would wait for the acknowledgement of what went before it; each record has its number anyway.
+    config = producer_config(settings.kafka_bootstrap_servers, CLIENT, linger_ms=LINGER_MS, ordered=False)
     producer = DeliveryProducer(config, lambda: log.wake())
     publisher = Publisher(producer, namespace, incarnation(NAME))
     log = InferenceLog(publisher, spool, settings.max_in_flight)

@@ -9,6 +9,9 @@ from driftloop.common.logs import Sparing
 # An answer waits for the ack; what is not acknowledged within this time has failed.
 DELIVERY_TIMEOUT_MS = 4_000
 
+# So many requests to a broker wait for their answers where order does not matter.
+UNORDERED_REQUESTS = 5
+
 # Where the clients' own messages go; they come out when a client is polled.
 _client_logger = logging.getLogger("driftloop.librdkafka")
 _client_logger.addFilter(Sparing(10))
@@ -22,22 +25,28 @@ _ADMIN = {
 
 
 def producer_config(
-    bootstrap_servers: str, client_id: str, delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS, linger_ms: float = 1.0
+    bootstrap_servers: str,
+    client_id: str,
+    delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
+    linger_ms: float = 1.0,
+    ordered: bool = True,
 ) -> dict[str, Any]:
-    """An idempotent producer that waits for every in-sync replica and gives up after `delivery_timeout_ms`.
+    """A producer that waits for every in-sync replica and gives up after `delivery_timeout_ms`.
 
-    A record waits up to `linger_ms` for others that go the same way.
+    A record waits up to `linger_ms` for others that go the same way. Those of a partition keep their order, and the
+    client's own retries repeat none, if they are to be `ordered`. If not, more of them are on their way at a time, for
+    readers who know each by its number wherever it comes, and however often.
     """
     return {
         "bootstrap.servers": bootstrap_servers,
         "client.id": client_id,
         "logger": _client_logger,
         "acks": "all",
-        "enable.idempotence": True,
-        # A broker takes any number first from a producer that a partition does not know. With a second request on its
-        # way, one whose predecessor was put off (the partition had no leader yet) is taken first; the predecessor, sent
-        # again, is then acknowledged without ever being kept: docs/decisions/0031.
-        "max.in.flight.requests.per.connection": 1,
+        # An idempotent client takes a request's success for that of all before it. A broker does take one whose
+        # predecessor it has put off, where the partition does not know the producer. So it may have one on its way; a
+        # client that is not idempotent goes by each request's own answer: docs/decisions/0031, 0035.
+        "enable.idempotence": ordered,
+        "max.in.flight.requests.per.connection": 1 if ordered else UNORDERED_REQUESTS,
         "linger.ms": linger_ms,
         "compression.type": "lz4",
         "message.timeout.ms": delivery_timeout_ms,

@@ -41,7 +41,7 @@ class Publisher:
 
     def publish(self, outgoing: Outgoing, on_delivery: OnDelivery) -> None:
         """Send one event. Raises what `send` and `learn` raise; then nothing was sent, and no number is used up."""
-        # One lock over number and hand-over, so that a partition's sequence is in the order of the log.
+        # One lock over number and hand-over, so that a number is used up with the record that has it.
         with self._lock:
             stamped = self._stamp(outgoing)
             self.send(stamped, on_delivery)
