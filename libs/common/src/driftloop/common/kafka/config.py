@@ -9,8 +9,8 @@ from driftloop.common.logs import Sparing
 # An answer waits for the ack; what is not acknowledged within this time has failed.
 DELIVERY_TIMEOUT_MS = 4_000
 
-# So many requests to a broker wait for their answers where order does not matter.
-UNORDERED_REQUESTS = 5
+# So many requests to a broker wait for their answers where order does not matter: with more, each carries less.
+UNORDERED_REQUESTS = 3
 
 # Where the clients' own messages go; they come out when a client is polled.
 _client_logger = logging.getLogger("driftloop.librdkafka")
