@@ -159,8 +159,9 @@ def test_the_sequence_numbers_of_each_partition_are_dense(house: House) -> None:
         wait_until(lambda: len(asked.all) > 300, "answers")
     for partition in range(PREDICTIONS.partitions):
         records = [record for record in house.records(PREDICTIONS) if record.partition == partition]
-        numbers = [int(record.headers["ce_sequence"]) for record in records]
-        assert numbers == list(range(len(numbers)))
+        # What was put off may come behind what followed it, and what was sent again twice.
+        numbers = {int(record.headers["ce_sequence"]) for record in records}
+        assert numbers == set(range(len(numbers)))
 
 
 def test_asked_to_stop_it_answers_what_it_has_taken_and_ends_well(house: House) -> None:
