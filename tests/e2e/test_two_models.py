@@ -20,7 +20,7 @@ from driftloop.devstack.processes import ProcessGroup
 from tests.support.house import House
 from tests.support.paths import MODELS
 
-pytestmark = [pytest.mark.xdist_group("loop"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.xdist_group("loop"), pytest.mark.timeout(400)]
 QUICK = {"drift": {"pane_seconds": 0.5}}
 JOBS = ("employed", "self-employed", "retired", "unemployed")
 
@@ -87,7 +87,7 @@ def test_one_model_drifts_and_is_replaced_while_the_other_stays(house: House, tm
                 answers.extend(new)
             return bool(loan.swapped(2))
 
-        wait_for("version 2 of the loan model", loan_replaced, 120)
+        wait_for("version 2 of the loan model", loan_replaced, 240)
         fresh = borrowers.predict(poorer_borrowers(rng, 200))
         borrowers.report_outcomes(fresh)
         assert {one.model_version for one in fresh} == {2}

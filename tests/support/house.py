@@ -39,10 +39,9 @@ from driftloop.common.topics import (
 from driftloop.demo.installation import remove
 from driftloop.devstack import Stack
 from driftloop.devstack.processes import ServiceProcess, free_ports
-from tests.support.waiting import wait_until
+from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
 PASSWORD = "a password of the tests"
-_TIMEOUT = 30.0
 
 
 @dataclass
@@ -138,7 +137,7 @@ class House:
                 on_delivery=lambda error, _message: failures.append(error) if error else None,
             )  # fmt: skip
             self._producer.poll(0)
-        assert self._producer.flush(_TIMEOUT) == 0
+        assert self._producer.flush(TIMEOUT_SECONDS) == 0
         if failures:
             raise AssertionError(f"the broker did not take all records: {failures}")
 
@@ -178,14 +177,14 @@ class House:
                 found.append((envelope, decode_event(envelope.type, record.value)))
         return found
 
-    def wait_for_events(self, topic: Topic, count: int, timeout: float = _TIMEOUT) -> list[tuple[Envelope, Event]]:
+    def wait_for_events(self, topic: Topic, count: int) -> list[tuple[Envelope, Event]]:
         """The topic's events, as soon as there are `count` of them."""
 
         def enough() -> list[tuple[Envelope, Event]] | None:
             events = self.events(topic)
             return events if len(events) >= count else None
 
-        return wait_until(enough, f"{count} events on {topic.name}", timeout)
+        return wait_until(enough, f"{count} events on {topic.name}")
 
     # --- models
 

@@ -309,7 +309,7 @@ def running() -> Iterator[Callable[[IssuerKeys], None]]:
     yield run
     stop.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -320,7 +320,7 @@ def test_an_unknown_key_has_the_keys_fetched_anew(running: Callable[[IssuerKeys]
     running(keys)
     wait_until(lambda: keys.known, "the first keys", pause=0.005)
     published[0] = key_set()
-    wait_until(lambda: said(checked.caller(token())) == KNOWN, "the new key", 5, 0.005)
+    wait_until(lambda: said(checked.caller(token())) == KNOWN, "the new key", pause=0.005)
 
 
 def test_unknown_keys_have_the_keys_fetched_only_so_often(running: Callable[[IssuerKeys], None]) -> None:
@@ -436,7 +436,7 @@ def test_an_issuer_that_dawdles_is_given_up(
         while not enough.wait(0.02) and drop:
             handler.wfile.write(drop)
             handler.wfile.flush()
-        enough.wait(5)
+        enough.wait(60)
 
     started = time.monotonic()
     try:
@@ -444,7 +444,7 @@ def test_an_issuer_that_dawdles_is_given_up(
             fetcher(serve(respond))()
     finally:
         enough.set()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 def test_an_issuer_that_is_not_there_is_named() -> None:

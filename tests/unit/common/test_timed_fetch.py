@@ -27,7 +27,7 @@ class Hanging:
     def fetch(self, _ref: ArtifactRef, _model: str, version: int) -> Bundle:
         """A bundle, in the end."""
         self.asked.append(version)
-        self.go.wait(30)
+        self.go.wait(120)
         if version == 13:
             raise ArtifactMissing("version 13 is not there")
         return small_bundle(DIABETES, version)
@@ -57,7 +57,7 @@ def test_what_hangs_is_given_up_in_time_asked_for_once_and_given_when_it_has_com
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match=r"version 2 of model 'diabetes' has not come within 0\.1 s"):
             fetch(REF, "diabetes", 2)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert store.asked == [2]
     store.go.set()
     assert fetch(REF, "diabetes", 2).model_version == 2

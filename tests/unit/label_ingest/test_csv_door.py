@@ -430,7 +430,7 @@ def test_the_loop_goes_on_while_a_database_is_slow() -> None:
     class SlowReports(FakeReports):
         def take(self, items: Sequence[OutcomeReported | Rejected], traceparent: str | None = None) -> list[Answer]:
             """Waits until another request was answered."""
-            assert answered.wait(10)
+            assert answered.wait(60)
             return super().take(items, traceparent)
 
     async def run() -> list[int]:
