@@ -75,7 +75,7 @@ def read_one(stack: devstack.Stack, topic: str) -> bytes | None:
     )
     try:
         consumer.subscribe([topic])
-        message = consumer.poll(15)
+        message = consumer.poll(60)
         return message.value() if message is not None and message.error() is None else None
     finally:
         consumer.close()
@@ -108,7 +108,7 @@ def end(process: subprocess.Popen[str]) -> None:
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "driftloop.devstack.cli", *arguments],
-        env=LOCAL, capture_output=True, text=True, timeout=60, check=False,
+        env=LOCAL, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def test_nothing_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
     try:
         left = processes(tmp_path)
         end(process)
-        _, alive = psutil.wait_procs(left, timeout=15)
+        _, alive = psutil.wait_procs(left, timeout=60)
         assert len(left) == 4
         assert alive == []
     finally:
