@@ -5,11 +5,22 @@ from collections.abc import Iterator
 import pytest
 
 from driftloop.devstack import Stack
+from tests.support import monitored
+from tests.support import watched as watching
 from tests.support.counting import Counting
 from tests.support.house import House
 from tests.support.label_ingest import Desk, opened
 from tests.support.monitored import Monitor
 from tests.support.watched import Watched
+
+RNGS = {rng: rng.bit_generator.state for rng in (monitored.RNG, watching.RNG)}
+
+
+@pytest.fixture(autouse=True)
+def rows_of_its_own() -> None:
+    """Random rows are the same for a test whatever its worker has run before it."""
+    for rng, state in RNGS.items():
+        rng.bit_generator.state = state
 
 
 @pytest.fixture
