@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class Small:
     def ready(self) -> httpx.Response | None:
         """What its readiness says, None while nothing answers."""
         try:
-            return httpx.get(f"http://127.0.0.1:{self.management_port}/readyz", timeout=2)
+            return httpx.get(f"http://127.0.0.1:{self.management_port}/readyz", timeout=30)
         except httpx.HTTPError:
             return None
 
@@ -59,9 +58,13 @@ class Small:
     def answers(self) -> bool:
         """Whether its API answers."""
         try:
-            return httpx.get(f"{self.url}/hello", timeout=2).status_code == 200
+            return httpx.get(f"{self.url}/hello", timeout=30).status_code == 200
         except httpx.HTTPError:
             return False
+
+    def wait_running(self) -> None:
+        """Wait until a request that takes its time is at work."""
+        wait_until(lambda: httpx.get(f"{self.url}/running", timeout=30).json() == 1, "a request is at work")
 
     def said(self) -> list[str]:
         """What it told the test."""
@@ -74,7 +77,7 @@ class Small:
 
 def failed(request: Future[httpx.Response]) -> bool:
     """Whether a request got an error, or no answer at all."""
-    return request.exception(20) is not None or request.result().status_code >= 500
+    return request.exception(60) is not None or request.result().status_code >= 500
 
 
 Start = Callable[..., Small]
@@ -113,7 +116,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def in_flight() -> Iterator[Callable[[str], Future[httpx.Response]]]:
     """Sends a request in a thread."""
     with ThreadPoolExecutor(4) as pool:
-        yield lambda url: pool.submit(httpx.get, url, timeout=20)
+        yield lambda url: pool.submit(httpx.get, url, timeout=120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -123,10 +126,10 @@ def test_a_signal_ends_it_in_order_with_the_running_requests_answered(
     small = start()
     small.wait_ready()
     running = in_flight(f"{small.url}/slow?seconds=1")
-    assert httpx.get(f"{small.url}/slow?seconds=0.2", timeout=5).json() == "answered"
+    small.wait_running()
     small.process.send_signal(number)
     assert running.result().json() == "answered"
-    assert small.process.wait(10) == 0
+    assert small.process.wait(40) == 0
     assert small.said() == ["lifespan ended", "closed first", "closed second"]
 
 
@@ -135,14 +138,14 @@ def test_while_it_ends_it_is_alive_and_says_that_it_is_not_ready(
 ) -> None:
     small = start()
     small.wait_ready()
-    running = in_flight(f"{small.url}/slow?seconds=1.5")
-    assert httpx.get(f"{small.url}/slow?seconds=0.2", timeout=5).json() == "answered"
+    running = in_flight(f"{small.url}/slow?seconds=2.5")
+    small.wait_running()
     small.process.terminate()
     answer = small.wait_unready()
     assert answer.json()["failing"] == {"process": "shutting down"}
-    assert httpx.get(f"http://127.0.0.1:{small.management_port}/healthz", timeout=2).status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{small.management_port}/healthz", timeout=30).status_code == 200
     assert running.result().json() == "answered"
-    assert small.process.wait(10) == 0
+    assert small.process.wait(40) == 0
 
 
 @pytest.mark.parametrize(("how", "reason"), [("raise", "a worker: ValueError"), ("return", "a worker: RuntimeError")])
@@ -151,13 +154,13 @@ def test_a_worker_that_fails_ends_the_process_with_1_and_readiness_says_so(
 ) -> None:
     small = start(how)
     small.wait_ready()
-    running = in_flight(f"{small.url}/slow?seconds=1.5")
-    assert httpx.get(f"{small.url}/slow?seconds=0.2", timeout=5).json() == "answered"
-    httpx.post(f"{small.url}/go", timeout=5)
+    running = in_flight(f"{small.url}/slow?seconds=2.5")
+    small.wait_running()
+    httpx.post(f"{small.url}/go", timeout=30)
     answer = small.wait_unready()
     assert answer.json()["failing"] == {"process": reason}
     assert running.result().json() == "answered"
-    assert small.process.wait(10) == 1
+    assert small.process.wait(40) == 1
     assert small.said()[-2:] == ["closed first", "closed second"]
     assert any(line["level"] == "CRITICAL" and "exception" in line for line in small.logged())
 
@@ -167,7 +170,7 @@ def test_a_port_that_is_taken_ends_it_with_an_error_that_names_the_address(start
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         small = start(**{which: number})
-        assert small.process.wait(10) == 1
+        assert small.process.wait(40) == 1
         (line,) = [line for line in small.logged() if line["level"] == "CRITICAL"]
     assert f"127.0.0.1:{number}: Address already in use" in line["error"]
     assert small.said() == ["closed first", "closed second"]
@@ -175,7 +178,7 @@ def test_a_port_that_is_taken_ends_it_with_an_error_that_names_the_address(start
 
 def test_an_application_that_does_not_start_ends_it_with_1(start: Start) -> None:
     small = start("lifespan")
-    assert small.process.wait(10) == 1
+    assert small.process.wait(40) == 1
     assert small.said() == ["closed first", "closed second"]
     assert any("the application did not start" in line.get("exception", "") for line in small.logged())
 
@@ -184,7 +187,7 @@ def test_a_closer_that_fails_keeps_no_other_from_closing(start: Start) -> None:
     small = start("closer")
     small.wait_ready()
     small.process.terminate()
-    assert small.process.wait(10) == 1
+    assert small.process.wait(40) == 1
     assert small.said() == ["lifespan ended", "closed first", "closed second"]
 
 
@@ -192,21 +195,19 @@ def test_a_library_that_would_not_let_the_process_end_is_not_waited_for(start: S
     small = start("library")
     small.wait_ready()
     small.process.terminate()
-    assert small.process.wait(10) == 0
+    assert small.process.wait(40) == 0
     assert small.said() == ["lifespan ended", "closed first", "closed second"]
 
 
 def test_a_second_signal_waits_for_no_request(start: Start, in_flight: Callable[[str], Future[httpx.Response]]) -> None:
-    small = start()
+    small = start("patient")
     small.wait_ready()
     running = in_flight(f"{small.url}/slow?seconds=60")
-    assert httpx.get(f"{small.url}/slow?seconds=0.2", timeout=5).json() == "answered"
+    small.wait_running()
     small.process.terminate()
     small.wait_unready()
-    started = time.monotonic()
     small.process.terminate()
-    assert small.process.wait(10) == 0
-    assert time.monotonic() - started < 2.5
+    assert small.process.wait(40) == 0
     assert failed(running)
     assert small.said()[-2:] == ["closed first", "closed second"]
 
@@ -217,10 +218,10 @@ def test_a_request_that_does_not_end_is_given_up_after_its_time(
 ) -> None:
     small = start()
     small.wait_ready()
-    running = in_flight(f"{small.url}/{path}?seconds=12")
-    assert httpx.get(f"{small.url}/slow?seconds=0.2", timeout=5).json() == "answered"
+    running = in_flight(f"{small.url}/{path}?seconds=60")
+    small.wait_running()
     small.process.terminate()
-    assert small.process.wait(8) == 0
+    assert small.process.wait(40) == 0
     assert small.said()[-2:] == ["closed first", "closed second"]
     assert failed(running)
 
@@ -229,7 +230,7 @@ def test_a_worker_that_does_not_stop_is_left_behind(start: Start) -> None:
     small = start("stay")
     small.wait_ready()
     small.process.terminate()
-    assert small.process.wait(5) == 0
+    assert small.process.wait(40) == 0
     assert any("did not stop in time" in line["message"] for line in small.logged())
 
 
@@ -237,7 +238,7 @@ def test_every_line_of_the_log_is_json(start: Start) -> None:
     small = start()
     small.wait_ready()
     small.process.terminate()
-    small.process.wait(10)
+    small.process.wait(40)
     assert {line["service"] for line in small.logged()} == {"small"}
 
 
@@ -256,7 +257,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
 
 def test_the_refusal_of_a_large_body_reaches_a_client_that_is_still_sending(small: Small) -> None:
     for _ in range(5):
-        response = httpx.post(f"{small.url}/body", content=b"x" * 10_000_000, timeout=20)
+        response = httpx.post(f"{small.url}/body", content=b"x" * 10_000_000, timeout=60)
         assert response.status_code == 413
         assert str(MAX_BYTES) in response.json()["detail"]
     assert small.answers()
@@ -267,15 +268,15 @@ def test_it_reaches_a_client_that_sends_in_chunks_of_unknown_number(small: Small
         for _ in range(100):
             yield b"x" * 100_000
 
-    response = httpx.post(f"{small.url}/body", content=chunks(), timeout=20)
+    response = httpx.post(f"{small.url}/body", content=chunks(), timeout=60)
     assert response.status_code == 413
     assert small.answers()
 
 
 def test_a_body_at_the_limit_is_taken(small: Small) -> None:
-    assert httpx.post(f"{small.url}/body", content=b"x" * MAX_BYTES, timeout=20).json() == MAX_BYTES
-    assert httpx.post(f"{small.url}/body", content=iter([b"x" * MAX_BYTES]), timeout=20).json() == MAX_BYTES
-    assert httpx.post(f"{small.url}/body", content=b"x" * (MAX_BYTES + 1), timeout=20).status_code == 413
+    assert httpx.post(f"{small.url}/body", content=b"x" * MAX_BYTES, timeout=60).json() == MAX_BYTES
+    assert httpx.post(f"{small.url}/body", content=iter([b"x" * MAX_BYTES]), timeout=60).json() == MAX_BYTES
+    assert httpx.post(f"{small.url}/body", content=b"x" * (MAX_BYTES + 1), timeout=60).status_code == 413
 
 
 def test_a_client_that_asks_first_is_refused_before_it_sends(small: Small) -> None:
@@ -306,7 +307,7 @@ def test_many_that_send_too_much_at_once_all_hear_it(small: Small) -> None:
     statuses: list[int] = []
 
     def send() -> None:
-        statuses.append(httpx.post(f"{small.url}/body", content=b"x" * 5_000_000, timeout=20).status_code)
+        statuses.append(httpx.post(f"{small.url}/body", content=b"x" * 5_000_000, timeout=60).status_code)
 
     threads = [threading.Thread(target=send) for _ in range(8)]
     for thread in threads:

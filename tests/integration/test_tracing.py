@@ -1,7 +1,6 @@
 """Traces as an operator sees them: real processes, and a collector that is there, away, or dumb."""
 
 import socket
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -20,8 +19,8 @@ from tests.support.waiting import wait_until
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 OTHER = "1" * 32
-# Longer than the limit of the flush, shorter than the exporter's own patience.
-SHUTDOWN_SECONDS = 8
+# The exporter's own patience: much longer than the limit of the flush, and than `terminate` waits before it kills.
+PATIENCE_SECONDS = 600
 
 
 def traceparent(trace: str, flags: str = "01") -> dict[str, str]:
@@ -127,6 +126,7 @@ def test_a_collector_that_does_not_answer_disturbs_nobody(
         port = dumb.getsockname()[1] if collector_is == "dumb" else free_port()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(PATIENCE_SECONDS))
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
         monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
         process, url = predicting(house)
@@ -134,13 +134,11 @@ def test_a_collector_that_does_not_answer_disturbs_nobody(
             # More than are kept.
             answers = [client.post("/v1/predict", json=ROW) for _ in range(100)]
         assert {answer.status_code for answer in answers} == {200}
-        begun = time.monotonic()
         assert process.terminate() == 0
-        assert time.monotonic() - begun < SHUTDOWN_SECONDS
 
 
 def test_a_collector_s_address_that_is_none_stops_the_start(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")
     process, _url = predictor(house)
-    assert process.wait_or_kill(15) == 1
+    assert process.wait_or_kill(60) == 1
     assert "OTEL_EXPORTER_OTLP_ENDPOINT='collector:4317': use a URL" in process.tail()

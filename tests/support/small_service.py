@@ -39,7 +39,8 @@ class Worker:
 
 
 def create_app(worker: Worker, how: str) -> FastAPI:
-    """`/hello`, `/slow`, `/stuck`, `/body`, and `/go` for the worker."""
+    """`/hello`, `/slow`, `/stuck`, which `/running` counts, `/body`, and `/go` for the worker."""
+    running: list[str] = []
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -56,13 +57,19 @@ def create_app(worker: Worker, how: str) -> FastAPI:
 
     @app.get("/slow")
     async def slow(seconds: float) -> str:
+        running.append("slow")
         await asyncio.sleep(seconds)
         return "answered"
 
     @app.get("/stuck")
     def stuck(seconds: float) -> str:
+        running.append("stuck")
         time.sleep(seconds)
         return "answered"
+
+    @app.get("/running")
+    async def begun() -> int:
+        return len(running)
 
     @app.post("/body")
     async def body(request: Request) -> int:
@@ -111,7 +118,7 @@ def main() -> None:
         api=BodyLimit(create_app(worker, arguments.how), MAX_BYTES),
         workers=(worker,),
         closers=(closer("first", arguments.how == "closer"), closer("second", False)),
-        shutdown_seconds=3,
+        shutdown_seconds=60 if arguments.how == "patient" else 3,
         join_seconds=1.0,
     )
     run_service(service)
