@@ -22,7 +22,7 @@ from driftloop.common.topics import OUTCOMES, PREDICTIONS, dead_letter_topic
 from tests.support.counting import QUICK, Counting, count
 from tests.support.predictions import prediction_of_nothing
 from tests.support.rawheaders import produce_with_header_name
-from tests.support.waiting import wait_until
+from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
 SECRET = "Mrs Example, born 1948-02-03"
 GOOD = encode_event(OutcomeReported(prediction_id="good", label=1))
@@ -170,8 +170,9 @@ def test_what_may_pass_is_tried_again_and_nothing_is_lost_or_doubled(counting: C
 
     with counting.consuming(failing_once_a_batch, batch_size=5) as running:
         counting.wait_until_read()
+        # What was committed is seen a moment before the consumer says that it goes on.
+        wait_until(lambda: running.loop.state.problem() is None, "it is ready again")
         assert running.error is None
-        assert running.loop.state.problem() is None
     assert failures == {}
     assert counting.counts() == dict.fromkeys(names, 1)
     assert counting.house.dead_letters(OUTCOMES) == []
@@ -193,9 +194,9 @@ def test_while_it_retries_it_stays_a_member_and_is_not_ready(
         count(connection, batch)
 
     # A member that does not poll for so long is put out of its group.
-    config = QUICK | {"max.poll.interval.ms": 1_000}
+    config = QUICK | {"max.poll.interval.ms": 3_000, "session.timeout.ms": 3_000}
     with counting.consuming(waiting, config=config) as running:
-        wait_until(lambda: len(tries) > 1 and tries[-1] - tries[0] > 3, "it retries for three times as long", 10)
+        wait_until(lambda: len(tries) > 1 and tries[-1] - tries[0] > 6, "it retries for twice as long")
         assert running.loop.state.problem() == "retrying after NotYet"
         assert len(running.loop.state.assigned) == OUTCOMES.partitions
         away.clear()
@@ -203,7 +204,8 @@ def test_while_it_retries_it_stays_a_member_and_is_not_ready(
         wait_until(lambda: running.loop.state.problem() is None, "it is ready again")
 
 
-def test_it_stops_at_once_in_the_middle_of_retrying(counting: Counting) -> None:
+def test_it_stops_at_once_in_the_middle_of_retrying(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "BACKOFF_SECONDS", (2 * TIMEOUT_SECONDS,))
     counting.produce(["p"])
 
     def never(_connection: Connection, _batch: Sequence[Delivery]) -> None:
@@ -211,9 +213,8 @@ def test_it_stops_at_once_in_the_middle_of_retrying(counting: Counting) -> None:
 
     running = counting.start(never)
     wait_until(lambda: running.loop.state.retrying, "it retries")
-    started = time.monotonic()
+    # It is not waited for so long as it would go on waiting by itself.
     running.end()
-    assert time.monotonic() - started < 3
     assert running.error is None
 
 

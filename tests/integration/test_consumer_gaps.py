@@ -33,7 +33,7 @@ def make_anew(counting: Counting) -> None:
 
 def halted(running: Running) -> str:
     """Why the loop stands still, which it must."""
-    reason = wait_until(lambda: running.loop.state.halted or (running.ended() and "ended"), "the loop halts", 20)
+    reason = wait_until(lambda: running.loop.state.halted or (running.ended() and "ended"), "the loop halts")
     assert isinstance(reason, str)
     assert running.error is None
     assert running.loop.state.problem() == reason

@@ -62,7 +62,7 @@ def test_of_two_that_move_the_same_partition_at_once_the_second_waits_and_is_fen
         second.start()
         second.join(0.3)
         assert said == []
-    second.join(10)
+    second.join(60)
     assert said == [[("t", 1)]]
     assert stored(pool) == [10, 20, 10]
 

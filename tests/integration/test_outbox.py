@@ -4,7 +4,6 @@ import base64
 import random
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +25,7 @@ from driftloop.common.topics import MODEL_STATUS, PREDICTIONS, Topic, partition_
 from tests.support.draining import SCHEMA, spawn_drainer
 from tests.support.house import House
 from tests.support.predictions import START, prediction_of_nothing
-from tests.support.waiting import wait_until
+from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -41,7 +40,7 @@ class Drainers:
 
     def start(self) -> OutboxDrainer:
         """Drain in a thread."""
-        producer = DeliveryProducer(producer_config(self.house.stack.bootstrap_servers, "tests", 10_000))
+        producer = DeliveryProducer(producer_config(self.house.stack.bootstrap_servers, "tests", 120_000))
         drainer = OutboxDrainer(self.pool, producer, self.house.namespace, SCHEMA)
         stop = threading.Event()
         thread = threading.Thread(target=drainer.run, args=[stop], daemon=True)
@@ -54,7 +53,7 @@ class Drainers:
         for _thread, stop, _producer in self._running:
             stop.set()
         for thread, _stop, producer in self._running:
-            thread.join(10)
+            thread.join(TIMEOUT_SECONDS)
             assert not thread.is_alive(), "a drainer did not stop"
             producer.close(1)
         self._running.clear()
@@ -179,7 +178,8 @@ def test_numbers_are_dense_for_each_partition_and_go_on_after_a_restart(house: H
 
 
 def test_killed_at_random_times_it_publishes_everything_in_order(house: House, drainers: Drainers) -> None:
-    ids = [f"k{n % 7}:{n:04}" for n in range(3_000)]
+    # So many that none of the three comes to their end, however late the kill is.
+    ids = [f"k{n % 7}:{n:04}" for n in range(8_000)]
     emit_all(drainers.pool, ids)
     chance = random.Random(3)
     for _ in range(3):
@@ -345,7 +345,10 @@ def huge(size: int) -> ModelStatus:
     )  # fmt: skip
 
 
-def test_it_stops_at_once_while_it_waits_for_acknowledgements(house: House, drainers: Drainers) -> None:
+def test_it_stops_at_once_while_it_waits_for_acknowledgements(
+    house: House, drainers: Drainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "ACK_SECONDS", 2 * TIMEOUT_SECONDS)
     name = house.namespace.topic(PREDICTIONS)
     drainers.start()
     emit_all(drainers.pool, ["key:1"])
@@ -355,9 +358,8 @@ def test_it_stops_at_once_while_it_waits_for_acknowledgements(house: House, drai
     wait_until(lambda: name not in house.admin.list_topics(timeout=10).topics, "the topic is gone")
     emit_all(drainers.pool, ["key:2"])
     wait_until(lambda: numbered(house) == 1, "it has been handed to the client")
-    started = time.monotonic()
+    # It is not waited for so long as an acknowledgement would be.
     drainers.stop_all()
-    assert time.monotonic() - started < 5
 
 
 def test_events_of_transactions_at_once_are_all_published(house: House, drainers: Drainers) -> None:

@@ -32,7 +32,7 @@ def sent_to_fresh_topics(house: House, ordered: bool) -> list[tuple[Fates, Numbe
         fates = Fates()
         for number in range(RECORDS):
             producer.produce(name, number % PARTITIONS, None, str(number).encode(), [], fates.expect(number))
-        assert fates.wait(20)
+        assert fates.wait(60)
         producer.close(5)
         held: Numbers = defaultdict(list)
         for record in read_to_end(broker, "tests", name):

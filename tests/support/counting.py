@@ -25,14 +25,16 @@ from driftloop.common.postgres.pool import Pool, open_pool
 from driftloop.common.topics import OUTCOMES, Namespace, Topic, partition_for
 from tests.support.house import House
 from tests.support.predictions import START
-from tests.support.waiting import wait_until
+from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
 SCHEMA = "trainer"
 NAME = "counter"
 # Value, key, headers, partition: a record as `House.produce_all` takes it.
 Raw = tuple[bytes | None, str | None, Sequence[tuple[str, bytes]], int | None]
+# A member hears soon that others came or went. A pause of a busy machine does not cost it its place.
+STEADY = {"session.timeout.ms": 30_000, "heartbeat.interval.ms": 250}
 # A dead member is missed soon, so that its partitions are handed over within a test.
-QUICK = {"session.timeout.ms": 1_000, "heartbeat.interval.ms": 250}
+QUICK = STEADY | {"session.timeout.ms": 1_000}
 
 
 def count(connection: Connection, batch: Sequence[Delivery]) -> None:
@@ -54,7 +56,7 @@ def counting_loop(
     handler: Handler = count,
     topic: Topic = OUTCOMES,
     batch_size: int = 500,
-    config: Mapping[str, Any] = QUICK,
+    config: Mapping[str, Any] = STEADY,
 ) -> ConsumerLoop:
     """The loop of one topic with one handler, built as a service's `main` builds it.
 
@@ -104,7 +106,7 @@ class Running:
         self.stop.set()
         self.join()
 
-    def join(self, timeout: float = 15) -> None:
+    def join(self, timeout: float = TIMEOUT_SECONDS) -> None:
         """Wait until it has ended by itself."""
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the consumer loop did not end"
@@ -194,9 +196,9 @@ class Counting:
         """How many events were counted."""
         return sum(self.counts().values())
 
-    def wait_for(self, total: int, timeout: float = 30) -> dict[str, int]:
+    def wait_for(self, total: int) -> dict[str, int]:
         """The counts, as soon as there are so many."""
-        wait_until(lambda: self.total() >= total, f"{total} events are counted", timeout)
+        wait_until(lambda: self.total() >= total, f"{total} events are counted")
         return self.counts()
 
     def next_offsets(self, topic: Topic = OUTCOMES) -> dict[int, int]:
@@ -208,7 +210,7 @@ class Counting:
             ).fetchall()
         return dict(rows)
 
-    def wait_until_read(self, topic: Topic = OUTCOMES, timeout: float = 30) -> None:
+    def wait_until_read(self, topic: Topic = OUTCOMES) -> None:
         """Wait until the stored offsets are at the topic's end."""
         ends: dict[int, int] = {}
         for record in self.house.records(topic):
@@ -218,7 +220,7 @@ class Counting:
             stored = self.next_offsets(topic)
             return all(stored.get(partition, 0) >= end for partition, end in ends.items())
 
-        wait_until(all_read, f"{topic.name} is read to {ends}", timeout)
+        wait_until(all_read, f"{topic.name} is read to {ends}")
 
     def members(self) -> int:
         """How many members the group has now."""
@@ -259,7 +261,7 @@ def main() -> None:
         # So that a signal at any time has a good chance to fall into a transaction.
         time.sleep(0.01)
 
-    counting_loop(bootstrap, namespace, known, pool, producer, slowly, batch_size=40).run(stop)
+    counting_loop(bootstrap, namespace, known, pool, producer, slowly, batch_size=40, config=QUICK).run(stop)
     producer.close(2)
     pool.close()
 
