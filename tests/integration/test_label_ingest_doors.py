@@ -47,7 +47,7 @@ class Laboratory:
 
     def json(self, order: str, stage: str) -> None:
         said = _said(order, stage) | {"result_version": VERSIONS[stage]}
-        response = httpx.post(f"{self.url}/v1/outcomes", json=said, timeout=10)
+        response = httpx.post(f"{self.url}/v1/outcomes", json=said, timeout=30)
         assert response.json()["results"][0]["status"] in ("joined", "retracted"), response.text
 
     def topic(self, order: str, stage: str) -> None:
@@ -58,7 +58,7 @@ class Laboratory:
         said = _said(order, stage) | {"result_version": VERSIONS[stage]}
         text = ",".join(said) + "\r\n" + ",".join(map(str, said.values())) + "\r\n"
         response = httpx.post(
-            f"{self.url}/v1/outcomes.csv", content=text.encode(), headers={"content-type": "text/csv"}, timeout=10
+            f"{self.url}/v1/outcomes.csv", content=text.encode(), headers={"content-type": "text/csv"}, timeout=30
         )
         assert response.json()["rejected"] == 0, response.text
 
@@ -71,7 +71,7 @@ class Laboratory:
         resource["effectiveDateTime"] = resource["issued"] = OBSERVED.isoformat()
         resource["status"] = status[stage]
         resource["valueQuantity"]["value"] = value
-        response = httpx.post(f"{self.url}/fhir/Observation", json=resource, timeout=10, headers=FHIR)
+        response = httpx.post(f"{self.url}/fhir/Observation", json=resource, timeout=30, headers=FHIR)
         assert response.status_code == 201, response.text
 
     def hl7(self, order: str, stage: str) -> None:
@@ -131,8 +131,11 @@ def made(name: str, **changes: Any) -> PredictionMade:
     return msgspec.structs.replace(plain, **names | changes)
 
 
-def predict(house: House, predictions: Sequence[PredictionMade]) -> None:
-    house.publish(PREDICTIONS, [(one.prediction_id, one) for one in predictions])
+def predict(laboratory: Laboratory, predictions: Sequence[PredictionMade]) -> None:
+    """Predictions are made, and stored: an outcome that came before them would wait."""
+    laboratory.house.publish(PREDICTIONS, [(one.prediction_id, one) for one in predictions])
+    with httpx.Client(base_url=laboratory.url, timeout=30) as client:
+        wait_until(lambda: client.get("/v1/summary").json()["predictions"] == len(predictions), "they are stored")
 
 
 def stories(house: House) -> dict[str, list[tuple[int | None, int | None]]]:
@@ -151,9 +154,7 @@ def _label(event: Event) -> tuple[int | None, int | None]:
 def test_a_result_its_correction_and_its_withdrawal_say_the_same_by_every_door(
     house: House, laboratory: Laboratory
 ) -> None:
-    predict(house, [made(name) for name in DOORS])
-    with httpx.Client(base_url=laboratory.url) as client:
-        wait_until(lambda: client.get("/v1/summary").json()["predictions"] == len(DOORS), "predictions are stored")
+    predict(laboratory, [made(name) for name in DOORS])
     for place, stage in enumerate(READINGS):
         for name, report in DOORS.items():
             report(laboratory, name, stage)
@@ -163,16 +164,14 @@ def test_a_result_its_correction_and_its_withdrawal_say_the_same_by_every_door(
 
 def test_the_patient_is_enough_where_the_order_is_not_known(house: House, laboratory: Laboratory) -> None:
     nobody: dict[str, Any] = {"order": None}
-    predict(house, [made("older", **nobody, predicted_at=PREDICTED - timedelta(days=9)), made("newer", **nobody)])
-    with httpx.Client(base_url=laboratory.url) as client:
-        wait_until(lambda: client.get("/v1/summary").json()["predictions"] == 2, "predictions are stored")
+    predict(laboratory, [made("older", **nobody, predicted_at=PREDICTED - timedelta(days=9)), made("newer", **nobody)])
     laboratory.hl7("unknown", "final")
     house.wait_for_events(LABELED_PREDICTIONS, 1)
     assert stories(house) == {"p-newer": [(1, 1)]}
 
 
 def test_nothing_that_names_a_patient_leaves_the_doors(house: House, laboratory: Laboratory) -> None:
-    predict(house, [made("the-order")])
+    predict(laboratory, [made("the-order")])
     laboratory.hl7("the-order", "final")
     laboratory.json("the-order", "final")
     house.wait_for_events(LABELED_PREDICTIONS, 1)
@@ -188,7 +187,7 @@ def test_nothing_that_names_a_patient_leaves_the_doors(house: House, laboratory:
 
 def test_readiness_says_that_anybody_may_write_by_mllp(house: House) -> None:
     laboratory = running(house, mllp_host="0.0.0.0")
-    said = httpx.get(f"http://127.0.0.1:{laboratory.process.management_port}/readyz", timeout=10).json()
+    said = httpx.get(f"http://127.0.0.1:{laboratory.process.management_port}/readyz", timeout=30).json()
     assert said["status"] == "ok"
     assert "whoever reaches the MLLP port may write labels" in str(said["notes"])
     assert "DRIFTLOOP_MLLP_TLS_CLIENT_CA" in laboratory.log()

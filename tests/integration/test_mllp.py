@@ -185,7 +185,8 @@ def test_a_frame_that_never_ends_is_given_up(kept: Kept) -> None:
 
 
 def test_a_silent_connection_is_closed(kept: Kept) -> None:
-    bounds = MllpSettings(mllp_port=0, mllp_idle_seconds=0.2)
+    # Longer than any pause between connecting and asking.
+    bounds = MllpSettings(mllp_port=0, mllp_idle_seconds=2)
     with serving(kept, bounds) as server, Client(server.port) as client:
         assert client.ask(HBA1C)[1][1] == "AA"
         assert client.is_closed()

@@ -14,7 +14,7 @@ from driftloop.label_ingest.reports import Answer, Rejected, Reports
 from tests.support.waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "hl7"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 def example(name: str) -> bytes:
