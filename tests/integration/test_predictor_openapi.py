@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 CHECKS = ("status_code_conformance", "content_type_conformance", "response_headers_conformance",
           "response_schema_conformance")  # fmt: skip
-SECONDS = 110
+SECONDS = 250
 
 
 def statuses(url: str, key: str, document: Path, examples: int = 3) -> set[int]:

@@ -70,9 +70,10 @@ def test_a_new_model_reaches_every_worker(house: House, serving: tuple[ServicePr
     process, url = serving
     with asking([url]) as asked:
         serve(house, 2)
-        wait_until(lambda: metric(process, "driftloop_model_version") == 2, "version 2 in both", 10)
+        wait_until(lambda: metric(process, "driftloop_model_version") == 2, "version 2 in both")
     assert {answer.status_code for answer in asked.all} == {200}
-    assert {name for name in NAMES if statuses(house, name)[-1].revision == 2} == NAMES
+    # They say so in a thread of its own.
+    wait_until(lambda: all(statuses(house, name)[-1].revision == 2 for name in NAMES), "a status of both")
 
 
 def test_a_worker_that_is_killed_is_replaced_and_only_its_own_connections_break(
@@ -101,7 +102,7 @@ def test_workers_whose_parent_is_killed_end_and_make_room(house: House, serving:
     process, url = serving
     left = worker_processes(process)
     process.kill()
-    _gone, alive = psutil.wait_procs(left, timeout=15)
+    _gone, alive = psutil.wait_procs(left, timeout=60)
     assert alive == []
     process.start()
     process.wait_ready()
@@ -111,7 +112,7 @@ def test_workers_whose_parent_is_killed_end_and_make_room(house: House, serving:
 def test_a_worker_that_hangs_is_no_secret(serving: tuple[ServiceProcess, str]) -> None:
     process, _url = serving
     # A worker is given some time to start before it is judged.
-    wait_until(lambda: time.time() - worker_processes(process)[1].create_time() > 11, "the end of its start", 15)
+    wait_until(lambda: time.time() - worker_processes(process)[1].create_time() > 11, "the end of its start")
     victim = worker_processes(process)[1]
     victim.send_signal(signal.SIGSTOP)
     try:
@@ -128,7 +129,7 @@ def test_asked_to_stop_all_end_in_order(house: House, serving: tuple[ServiceProc
     left = worker_processes(process)
     with asking([url]) as asked:
         wait_until(lambda: len(asked.all) > 100, "answers")
-        assert process.terminate(timeout=20) == 0
+        assert process.terminate() == 0
     assert {answer.status_code for answer in asked.all} == {200}
     assert asked.ids() <= set(logged_ids(house))
     assert not any(one.is_running() for one in left)
@@ -143,7 +144,7 @@ def test_a_signal_to_the_whole_group_cuts_no_request_off(
     with asking([url]) as asked:
         wait_until(lambda: len(asked.all) > 100, "answers")
         os.killpg(process.pid, number)
-        assert process.wait_or_kill(20) == 0
+        assert process.wait_or_kill() == 0
     assert {answer.status_code for answer in asked.all} == {200}
     assert asked.ids() <= set(logged_ids(house))
     assert "Traceback" not in process.log_path.read_text()
@@ -153,7 +154,7 @@ def test_workers_that_cannot_start_end_the_whole_and_say_why(house: House) -> No
     with_spool = Spool.open(house.folder / "spool" / "predictor" / "worker-1", 2**20)
     try:
         process, _url = predictor(house, WORKERS="2")
-        wait_until(lambda: process.returncode is not None, "its end", 20)
+        wait_until(lambda: process.returncode is not None, "its end")
     finally:
         with_spool.close()
     assert process.returncode == 1

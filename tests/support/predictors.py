@@ -55,7 +55,7 @@ def statuses(house: House, replica: str = "predictor") -> list[ModelStatus]:
 
 def metric(process: ServiceProcess, name: str, **labels: str) -> float:
     """The sum of a metric's samples that have these labels."""
-    text = httpx.get(f"http://127.0.0.1:{process.management_port}/metrics", timeout=5).text
+    text = httpx.get(f"http://127.0.0.1:{process.management_port}/metrics", timeout=30).text
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in wanted))
@@ -94,7 +94,7 @@ def asking(urls: Sequence[str], clients: int = CLIENTS, row: dict[str, Any] = RO
     asked, stop = Asked(), threading.Event()
 
     def ask(number: int) -> None:
-        with httpx.Client(base_url=urls[number % len(urls)], timeout=10) as client:
+        with httpx.Client(base_url=urls[number % len(urls)], timeout=30) as client:
             while not stop.is_set():
                 try:
                     asked.answers[number].append(client.post("/v1/predict", json=row))
@@ -113,4 +113,4 @@ def asking(urls: Sequence[str], clients: int = CLIENTS, row: dict[str, Any] = RO
     finally:
         stop.set()
         for thread in threads:
-            thread.join(15)
+            thread.join(60)

@@ -72,4 +72,4 @@ def test_a_body_full_of_one_name_is_refused_soon() -> None:
     with pytest.raises(InvalidRow, match="a is given more than once"):
         read_body(b"{" + names + b"}")
     # Each name compared with each other would take minutes.
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30

@@ -27,7 +27,7 @@ def reporting_to(log: MemoryLog, every_seconds: float = 60.0) -> Iterator[Status
     thread.start()
     yield reporter
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -138,7 +138,7 @@ def test_a_folder_belongs_to_one_process_at_a_time_and_is_free_when_that_is_kill
 
 
 def told_by(process: "subprocess.Popen[str]") -> list[str]:
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     return said.strip().split("|")
 
