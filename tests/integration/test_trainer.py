@@ -178,7 +178,7 @@ def test_the_command_trains_the_first_version_once_and_publishes_it(house: House
         process, _ = house.process("train", "driftloop.trainer.cli", environment(house))
         process.argv.append("train")
         process.start()
-        assert process.wait_or_kill(60) == 0, process.tail()
+        assert process.wait_or_kill(120) == 0, process.tail()
         assert expected in process.tail()
     ((envelope, state),) = house.events(MODEL_UPDATES)
     assert isinstance(state, ModelUpdated)
@@ -193,7 +193,7 @@ def test_the_service_takes_an_alarm_from_the_topic_and_waits_visibly(house: Hous
     house.publish(DRIFT_EVENTS, [(NAME, alarm())])
 
     def says_who_is_away() -> bool:
-        requests = httpx.get(f"{url}/v1/models/{NAME}", timeout=10).json()["requests"]
+        requests = httpx.get(f"{url}/v1/models/{NAME}", timeout=30).json()["requests"]
         return bool(requests) and "label-ingest" in requests[0]["reason"]
 
     # There is no label-ingest here: what is away is waited for, and said.

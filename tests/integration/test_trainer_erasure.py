@@ -320,8 +320,8 @@ def test_of_an_erasure_and_a_set_that_come_at_once_one_sees_the_other(trainer: T
             subject = f"{n:032x}"
             keeping = executor.submit(trainer.keep, rows_of([subject], first=n))
             erasing = executor.submit(trainer.erase, erasure(subject))
-            keeping.result(timeout=20)
-            erasing.result(timeout=20)
+            keeping.result(timeout=60)
+            erasing.result(timeout=60)
     trainer.purge()
     assert (trainer.kept(), trainer.subjects()) == ([], [])
 
@@ -450,7 +450,7 @@ def test_an_erasure_on_the_topic_among_labels_ends_with_the_file_gone(trainer: T
     trainer.house.publish(LABELED_PREDICTIONS, [(subject, erasure(subject, datetime.now(UTC)))])
 
     def version() -> dict[str, Any] | None:
-        listed = httpx.get(f"{url}/v1/models/{NAME}", timeout=10).json()["versions"]
+        listed = httpx.get(f"{url}/v1/models/{NAME}", timeout=30).json()["versions"]
         found: dict[str, Any] = next(one for one in listed if one["version"] == 2)["training_set"]
         return found if found["purged_at"] else None
 

@@ -124,7 +124,7 @@ def run(trainer: Trainer, *words: str) -> tuple[int | None, str]:
     )
     process.argv.extend(words)
     process.start()
-    return process.wait_or_kill(60), process.tail()
+    return process.wait_or_kill(120), process.tail()
 
 
 def test_the_commands_do_what_the_api_does(trainer: Trainer) -> None:

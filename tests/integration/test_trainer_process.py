@@ -90,11 +90,11 @@ def test_a_trainer_that_is_killed_again_and_again_promotes_once(house: House, la
     chance = random.Random(7)
     process.start()
     for state in ("awaiting-labels", "training", "training", "evaluated"):
-        wait_until(partial(reached, trainer, state), f"the request is {state}", 60)
+        wait_until(partial(reached, trainer, state), f"the request is {state}")
         threading.Event().wait(chance.uniform(0, 0.3))  # where in it the kill falls is left to chance
         process.kill()
         process.start()
-    wait_until(lambda: ended(trainer), "the request ends", 60)
+    wait_until(lambda: ended(trainer), "the request ends")
     wait_until(lambda: not trainer.rows("SELECT 1 FROM outbox"), "everything is published")
     process.wait_ready()
     assert process.terminate() == 0
@@ -125,14 +125,15 @@ def test_a_roll_out_ends_by_labels_on_the_topic_and_every_state_is_in_the_log(ho
     process, url = process_of(house, contract_of(house.folder, rollout=rollout), label_ingest)
     house.publish(DRIFT_EVENTS, [(NAME, alarm())])
     process.start()
-    wait_until(lambda: reached(trainer, "canary"), "the roll-out begins", 60)
+    wait_until(lambda: reached(trainer, "canary"), "the roll-out begins")
     labels = [heard(n, winner=2, subject=f"{n:032x}", answered_by=1 + n % 2) for n in range(60)]
     house.publish(LABELED_PREDICTIONS, [(one.prediction_id, one) for one in labels], copies=2)
     wait_until(lambda: reached(trainer, "promoted"), "it is promoted")
     wait_until(lambda: len(states(house)) == 4, "each state is in the log")
+    process.wait_ready()
     assert [(one.champion, one.shadow, one.canary is not None) for one in states(house)] == [
         (1, None, False), (1, 2, False), (1, None, True), (2, None, False),
     ]  # fmt: skip
-    again = httpx.get(f"{url}/v1/models/{NAME}/versions/2/decision", timeout=10).json()
+    again = httpx.get(f"{url}/v1/models/{NAME}/versions/2/decision", timeout=30).json()
     assert (again["same"], again["decision"]["promoted"]) == (True, True)
     assert process.terminate() == 0

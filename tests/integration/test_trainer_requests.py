@@ -322,7 +322,15 @@ def test_a_training_whose_request_is_taken_back_ends(trainer: Trainer, broken: C
 
 def trainings() -> list[int]:
     """The training processes that this process has."""
-    return [one.pid for one in psutil.Process().children() if any("training" in word for word in one.cmdline())]
+    return [one.pid for one in psutil.Process().children() if any("training" in word for word in words_of(one))]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process, which may have ended since it was found."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def test_a_training_that_ends_with_its_trainer_was_no_try(trainer: Trainer, broken: Callable[..., None]) -> None:

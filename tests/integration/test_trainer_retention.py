@@ -280,7 +280,7 @@ def test_several_trainers_share_the_work(trainer: Trainer) -> None:
         trainer.add(version)
     deleted: list[int] = []
     met: set[int] = set()
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
 
     def delete(uri: str, model: str, version: int) -> None:
         # Each of them meets the other at its first version.
@@ -293,7 +293,7 @@ def test_several_trainers_share_the_work(trainer: Trainer) -> None:
     with ThreadPoolExecutor(2) as executor:
         rounds = [executor.submit(trainer.worker(delete=delete).round, threading.Event()) for _ in range(2)]
         for one in rounds:
-            one.result(timeout=30)
+            one.result(timeout=60)
     assert sorted(deleted) == trainer.noted() == [2, 3, 4, 5, 6, 7]
 
 
@@ -308,7 +308,7 @@ def test_a_version_that_is_promoted_meanwhile_is_not_released(trainer: Trainer) 
             pruning = executor.submit(trainer.prune)
             wait_until(lambda: bool(waiting(trainer)), "the pruner waits for the model")
             store.set_state(version_state(revision, ref, 2))
-        pruning.result(timeout=20)
+        pruning.result(timeout=60)
     assert (trainer.kept(), trainer.noted()) == ([1, 2], [3])
 
 
@@ -336,7 +336,7 @@ def test_the_service_prunes_as_its_setting_says(trainer: Trainer) -> None:
     process.wait_ready()
 
     def gone() -> list[int]:
-        listed = httpx.get(f"{url}/v1/models/{NAME}", timeout=10).json()["versions"]
+        listed = httpx.get(f"{url}/v1/models/{NAME}", timeout=30).json()["versions"]
         return [one["version"] for one in listed if one["files_deleted_at"]]
 
     assert wait_until(gone, "a version's files are deleted") == [2]

@@ -201,7 +201,7 @@ class Trainer:
                     yield worker
                 finally:
                     stop.set()
-                    running.result(timeout=60)
+                    running.result(timeout=120)
                     locks.close()
 
     def retrain(self, *states: str) -> dict[str, Any]:
