@@ -89,7 +89,7 @@ def test_an_erasure_waits_for_whoever_is_parking(monitor: Monitor) -> None:
             on_predictions(Store(connection), CONTRACTS, monitor.watches, limits, monitor.now, placed)
             erasing = executor.submit(monitor.label, [erasure()])
             wait_until(lambda: lock_is_waited_for(monitor), "the erasure waits")
-        erasing.result(timeout=10)
+        erasing.result(timeout=60)
     assert parked(monitor) == []
 
 
