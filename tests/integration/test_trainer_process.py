@@ -18,7 +18,7 @@ from tests.integration.test_trainer_rollouts import heard
 from tests.support.house import House
 from tests.support.paths import MODELS
 from tests.support.trainers import NAME, LabelIngest, Trainer, alarm
-from tests.support.waiting import wait_until
+from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -90,11 +90,12 @@ def test_a_trainer_that_is_killed_again_and_again_promotes_once(house: House, la
     chance = random.Random(7)
     process.start()
     for state in ("awaiting-labels", "training", "training", "evaluated"):
-        wait_until(partial(reached, trainer, state), f"the request is {state}")
+        # It starts, and trains in another process that starts: more than anything else that is waited for.
+        wait_until(partial(reached, trainer, state), f"the request is {state}", 2 * TIMEOUT_SECONDS)
         threading.Event().wait(chance.uniform(0, 0.3))  # where in it the kill falls is left to chance
         process.kill()
         process.start()
-    wait_until(lambda: ended(trainer), "the request ends")
+    wait_until(lambda: ended(trainer), "the request ends", 2 * TIMEOUT_SECONDS)
     wait_until(lambda: not trainer.rows("SELECT 1 FROM outbox"), "everything is published")
     process.wait_ready()
     assert process.terminate() == 0
@@ -125,7 +126,7 @@ def test_a_roll_out_ends_by_labels_on_the_topic_and_every_state_is_in_the_log(ho
     process, url = process_of(house, contract_of(house.folder, rollout=rollout), label_ingest)
     house.publish(DRIFT_EVENTS, [(NAME, alarm())])
     process.start()
-    wait_until(lambda: reached(trainer, "canary"), "the roll-out begins")
+    wait_until(lambda: reached(trainer, "canary"), "the roll-out begins", 2 * TIMEOUT_SECONDS)
     labels = [heard(n, winner=2, subject=f"{n:032x}", answered_by=1 + n % 2) for n in range(60)]
     house.publish(LABELED_PREDICTIONS, [(one.prediction_id, one) for one in labels], copies=2)
     wait_until(lambda: reached(trainer, "promoted"), "it is promoted")
