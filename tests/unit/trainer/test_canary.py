@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from driftloop.common.contract import Rollout, RolloutStep
-from driftloop.trainer.domain.canary import Tally, judge_canary, log_e_value, step_ended, tally
-from driftloop.trainer.domain.gate import Paired
+from driftloop.trainer.domain.canary import Tally, judge_canary, log_e_value, step_ended
 
 ROLLOUT = Rollout()
 
@@ -151,22 +150,7 @@ def test_overwhelming_evidence_is_still_a_number() -> None:
     assert verdict.log_better > 709
 
 
-# --- the tally and the steps
-
-
-def test_of_each_patient_the_first_row_counts_and_nameless_rows_all_do() -> None:
-    labels = np.ones(6, dtype=np.int8)
-    champion = np.array([0.1, 0.9, 0.1, 0.1, 0.1, 0.9])
-    canary = np.array([0.9, 0.1, 0.9, 0.9, 0.9, 0.9])
-    found = tally(Paired(labels, champion, canary, 0.5), np.array(["a", "b", "a", "", "", "b"]))
-    assert found == Tally(wins=3, losses=1, rows=4)
-
-
-def test_no_rows_are_no_evidence() -> None:
-    none = np.empty(0)
-    assert tally(Paired(none.astype(np.int8), none, none, 0.5), np.empty(0, dtype=np.str_)) == Tally(
-        wins=0, losses=0, rows=0
-    )
+# --- the steps
 
 
 @pytest.mark.parametrize(

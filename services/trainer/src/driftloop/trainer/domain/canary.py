@@ -15,11 +15,9 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import betainc, betaln
 
 from driftloop.common.contract import Rollout, RolloutStep
-from driftloop.trainer.domain.gate import Paired, compare
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,19 +36,6 @@ class CanaryVerdict(msgspec.Struct, frozen=True, kw_only=True):
     tally: Tally
     log_better: float
     log_worse: float
-
-
-def tally(pairs: Paired, subjects: NDArray[np.str_]) -> Tally:
-    """Count live rows in the order in which their labels came; `pairs.challenger` are the canary's scores.
-
-    Of the rows of one subject [n] the first counts: outcomes of one patient depend on each other. Rows without one ("")
-    all count.
-    """
-    _, first = np.unique(subjects, return_index=True)
-    counted = subjects == ""
-    counted[first] = True
-    found = compare(pairs.where(counted))
-    return Tally(wins=found.wins, losses=found.losses, rows=found.rows)
 
 
 def log_e_value(wins: int, losses: int) -> float:
