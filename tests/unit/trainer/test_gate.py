@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from driftloop.common.contract import Gates
+from driftloop.common.statistics.scores import BINS, calibration_error, score_bins
 from driftloop.trainer.domain.gate import (
     Comparison,
     GateDecision,
@@ -231,14 +232,18 @@ def test_the_figures_of_the_guards_are_those_of_the_metrics() -> None:
     newest = Paired(LABELS, sure(0.67, 200), sure(0.83, 260), 0.5)
     decision = decide(newest, gates=msgspec.structs.replace(GATES, **dict.fromkeys(GUARDS, 0.05)))
     expected = evaluate(LABELS, newest.challenger, 0.5)
-    found = [guard.challenger for guard in decision.guards if guard.name != "calibration error"]
+    found = [guard.challenger for guard in decision.guards]
     assert decision.promoted, decision.reasons
-    assert found == [expected.brier, expected.recall, expected.roc_auc]
+    assert found == [expected.brier, expected.calibration_error, expected.recall, expected.roc_auc]
 
 
 def test_the_calibration_error_is_the_monitors() -> None:
-    (guard,) = guarded("accepted_calibration_rise", 0.0, Paired(LABELS, sure(0.67, 200), sure(0.83, 260), 0.5)).guards
-    assert guard.champion == pytest.approx(abs(200 / 300 - 0.6705), abs=0.02)
+    newest = Paired(LABELS, sure(0.67, 200), sure(0.83, 260), 0.5)
+    (guard,) = guarded("accepted_calibration_rise", 0.0, newest).guards
+    negatives, positives = (
+        np.bincount(score_bins(newest.champion[one == LABELS]), minlength=BINS).astype(np.float64) for one in (0, 1)
+    )
+    assert guard.champion == calibration_error(negatives, positives)
 
 
 @pytest.mark.parametrize(("label", "setting"), [(1, "accepted_roc_auc_drop"), (0, "accepted_recall_drop")])

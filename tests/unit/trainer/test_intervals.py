@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from driftloop.trainer.domain.intervals import roc_auc_interval, share_interval
-from driftloop.trainer.domain.metrics import Metrics, calibration_error, evaluate
+from driftloop.trainer.domain.metrics import Metrics, evaluate
 
 ROWS, DRAWS = 200, 100
 
@@ -65,11 +65,11 @@ def test_the_same_rows_give_the_same_intervals() -> None:
     assert evaluate(*rows, 0.5, seed=3) == evaluate(*rows, 0.5, seed=3)
 
 
-def test_the_calibration_error_is_by_ten_bins() -> None:
+def test_the_calibration_error_is_by_ten_bins_of_the_middles_of_thousandths() -> None:
     labels = np.array([0, 1, 1, 1], dtype=np.int8)
     scores = np.array([0.05, 0.05, 0.75, 1.0])
-    # |1 − .1| in the first bin, |1 − .75| in the eighth, 0 in the last.
-    assert calibration_error(labels, scores) == pytest.approx((0.9 + 0.25) / 4)
+    # |1 − .101| in the first bin, |1 − .7505| in the eighth, |1 − .9995| in the last.
+    assert evaluate(labels, scores, 0.5).calibration_error == pytest.approx((0.899 + 0.2495 + 0.0005) / 4)
 
 
 def test_the_calibration_error_of_calibrated_scores_may_be_nothing() -> None:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from driftloop.common.contract import Gates
-from driftloop.common.statistics.scores import BINS, calibration_error, score_bins
 from driftloop.trainer.domain.metrics import evaluate
 
 # Shares are differences of rounded quotients: what is exactly the accepted number must not be refused for that.
@@ -242,12 +241,9 @@ def _quality(pairs: Paired, scores: NDArray[np.float64]) -> dict[str, float | No
     if len(pairs) == 0 or _invalid(scores):
         return {}
     found = evaluate(pairs.labels, scores, pairs.threshold)
-    negatives, positives = (
-        np.bincount(score_bins(scores[pairs.labels == label]), minlength=BINS).astype(float) for label in (0, 1)
-    )
     return {
         "Brier score": found.brier,
-        "calibration error": calibration_error(negatives, positives),
+        "calibration error": found.calibration_error,
         "recall": found.recall if found.positives else None,
         "ROC AUC": found.roc_auc,
     }

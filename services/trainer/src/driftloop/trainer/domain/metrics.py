@@ -5,9 +5,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, precision_recall_fscore_support, roc_auc_score
 
+from driftloop.common.statistics.scores import BINS, CALIBRATION_BINS, calibration_error, score_bins
 from driftloop.trainer.domain.intervals import Interval, bootstrap_interval, roc_auc_interval, share_interval
 
-CALIBRATION_BINS = 10
 _BOOTSTRAPPED = ("f1", "brier", "log_loss", "calibration_error")
 
 
@@ -15,7 +15,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one model on `rows` rows. `majority` is what always saying the commoner class scores.
 
     `mean_score` is to be compared with the share of positives; `calibration_error` is the expected one over ten equal
-    bins. `intervals` are 95 % intervals by the figure's name; one that cannot be computed has none.
+    bins, as the drift monitor reports it of the same rows. `intervals` are 95 % intervals by the figure's name; one
+    that cannot be computed has none.
     """
 
     rows: int
@@ -55,21 +56,24 @@ def evaluate(labels: NDArray[np.int8], scores: NDArray[np.float64], threshold: f
         log_loss=float(log_loss(labels, scores, labels=[0, 1])),
         roc_auc=float(roc_auc_score(labels, scores)) if 0 < positives < len(labels) else None,
         mean_score=float(scores.mean()),
-        calibration_error=calibration_error(labels, scores),
+        calibration_error=_calibration_error(labels, scores),
         intervals=_intervals(labels, scores, decisions, seed),
     )
 
 
-def calibration_error(labels: NDArray[np.int8], scores: NDArray[np.float64]) -> float:
-    """Expected calibration error over ten equal bins: Σ n_b/n · |share of positives − mean score|."""
-    return float(np.abs(_gaps(labels, scores).sum(axis=0)).sum() / len(labels))
+def _calibration_error(labels: NDArray[np.int8], scores: NDArray[np.float64]) -> float:
+    """From counts, which are all that the monitor has: two formulas would differ in the fourth decimal."""
+    negatives, positives = (
+        np.bincount(score_bins(scores[labels == label]), minlength=BINS).astype(np.float64) for label in (0, 1)
+    )
+    return calibration_error(negatives, positives)
 
 
 def _gaps(labels: NDArray[np.int8], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Label less score [n, bins], in the column of the score's bin."""
+    """Label less the middle of the score's bin [n, 10], in the column of the bin that calibration is looked at in."""
     gaps = np.zeros((len(labels), CALIBRATION_BINS))
-    bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    gaps[np.arange(len(labels)), bins] = labels - scores
+    bins = score_bins(scores)
+    gaps[np.arange(len(labels)), bins * CALIBRATION_BINS // BINS] = labels - (bins + 0.5) / BINS
     return gaps
 
 
@@ -86,7 +90,7 @@ def _intervals(
     lows, highs = bootstrap_interval(_parts(labels, scores, decisions), _figures, seed).tolist()
     found |= {name: (low, high) for name, low, high in zip(_BOOTSTRAPPED, lows, highs, strict=True)}
     # A resample's calibration error is the larger for its own chance: mirrored at the figure, that is taken back.
-    twice = 2 * calibration_error(labels, scores)
+    twice = 2 * _calibration_error(labels, scores)
     found["calibration_error"] = (max(0.0, twice - highs[-1]), max(0.0, twice - lows[-1]))
     return {name: bounds for name, bounds in found.items() if bounds is not None}
 
