@@ -6,8 +6,10 @@ import msgspec
 import pytest
 
 from driftloop.common.settings import Secret, SettingsError
+from driftloop.label_ingest.doors import MAX_ROWS
 from driftloop.trainer.build import open_artifacts, set_files
 from driftloop.trainer.settings import Settings
+from tests.unit.trainer.test_backends import settings
 
 SETTINGS = Settings(
     kafka_bootstrap_servers="nowhere",
@@ -33,3 +35,11 @@ def test_training_sets_are_beside_the_artifacts_unless_they_have_a_place_of_thei
     bucket = msgspec.structs.replace(SETTINGS, artifacts="s3://models/prod/")
     assert set_files(bucket).root == "s3://models/prod/.training-sets"
     assert set_files(msgspec.structs.replace(bucket, training_sets="s3://rows")).root == "s3://rows"
+
+
+def test_no_more_rows_are_asked_for_than_label_ingest_gives() -> None:
+    """It would refuse each request of a trainer that was set to more."""
+    assert settings(MAX_ROWS=str(MAX_ROWS)).max_rows == MAX_ROWS
+    for rows in (MAX_ROWS + 1, 0):
+        with pytest.raises(SettingsError, match=f"DRIFTLOOP_MAX_ROWS='{rows}'"):
+            settings(MAX_ROWS=str(rows))

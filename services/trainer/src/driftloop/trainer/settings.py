@@ -8,6 +8,9 @@ from msgspec import Meta
 from driftloop.common.access.settings import AccessSettings
 from driftloop.common.settings import Secret
 
+# label-ingest gives no more at once, and refuses who asks for them.
+MOST_ROWS = 1_000_000
+
 
 class Settings(AccessSettings, frozen=True, kw_only=True):
     """What the trainer is told from outside. See the README for each variable."""
@@ -30,7 +33,7 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     # How often a waiting request looks for the labels that it lacks.
     check_seconds: float = 2.0
     # No more than so many of the newest labelled rows are fetched for a training set.
-    max_rows: int = 100_000
+    max_rows: Annotated[int, Meta(ge=1, le=MOST_ROWS)] = 100_000
     # What one training may take: seconds, and MiB of memory with all processes that it starts.
     training_seconds: Annotated[float, Meta(gt=0)] = 3600.0
     training_memory_mb: Annotated[int, Meta(ge=64)] | None = None
