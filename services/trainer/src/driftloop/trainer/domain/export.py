@@ -1,14 +1,12 @@
 """From a fitted estimator to ONNX bytes that were shown to say the same."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx.helper import make_opsetid
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
-from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_classifier
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.pipeline import Pipeline
@@ -18,9 +16,10 @@ from driftloop.common.onnx import open_session
 from driftloop.common.onnx_policy import INPUT, OUTPUT, check_model
 from driftloop.common.rows import canonical_scores
 from driftloop.trainer.domain.training import one_thread
+from driftloop.trainer.domain.trees import convert_boosted_trees, convert_forest
 
-MISSING_TRACKS = "nodes_missing_value_tracks_true"
 OPSETS = {"": 17, "ai.onnx.ml": 3}
+CONVERTERS = {RandomForestClassifier: convert_forest, HistGradientBoostingClassifier: convert_boosted_trees}
 TOLERANCE = 1e-5
 # So near to the threshold the sixth decimal is float32's to decide, and with it the decision.
 NEAR = 1e-6
@@ -48,14 +47,13 @@ def export_onnx(pipeline: Pipeline, width: int, size_limit: int = SIZE_LIMIT) ->
     Raises ModelTooBig where it has more than `size_limit` bytes, and UnusableModel where a predictor would refuse it.
     """
     _check_size(NODE_BYTES * _nodes(pipeline), size_limit)
-    _round_thresholds(pipeline)
     model = convert_sklearn(
         pipeline,
         name="classifier",
         initial_types=[(INPUT, FloatTensorType([None, width]))],
         options={id(pipeline): {"zipmap": False}},
         target_opset=OPSETS,
-        custom_conversion_functions={HistGradientBoostingClassifier: _convert_histogram_trees},
+        custom_conversion_functions=CONVERTERS,
     )
     # The converter may import one operator set twice; a strict reader need not put up with that.
     opsets = {entry.domain: entry.version for entry in model.opset_import}
@@ -85,41 +83,6 @@ def _nodes(pipeline: Pipeline) -> int:
 def _last(estimator: BaseEstimator) -> BaseEstimator:
     """What classifies in the end: a pipeline's last step, or an estimator that is none."""
     return estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-
-
-def _round_thresholds(pipeline: Pipeline) -> None:
-    """Round the thresholds of boosted trees down to float32: for a float32 value x ≤ t holds then as it did before.
-
-    The converter rounds them to the nearest, and a value between the two would go another way. (It knows better of
-    forests.)
-    """
-    last = _last(pipeline)
-    if not isinstance(last, HistGradientBoostingClassifier):
-        return
-    for (tree,) in last._predictors:
-        exact = tree.nodes["num_threshold"]
-        nearest = exact.astype(np.float32)
-        lower = np.nextafter(nearest, np.float32(-np.inf))
-        tree.nodes["num_threshold"] = np.where(nearest <= exact, nearest, lower)
-
-
-class _WholeNumbers:
-    """The converter's container, which takes no truth values where ONNX asks for whole numbers."""
-
-    def __init__(self, container: Any) -> None:
-        self._container = container
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._container, name)
-
-    def add_node(self, *arguments: Any, **attributes: Any) -> None:
-        """As the container does, with 0 and 1 for false and true."""
-        missing = attributes[MISSING_TRACKS]
-        self._container.add_node(*arguments, **attributes | {MISSING_TRACKS: [int(one) for one in missing]})
-
-
-def _convert_histogram_trees(scope: Any, operator: Any, container: Any) -> None:
-    convert_sklearn_random_forest_classifier(scope, operator, _WholeNumbers(container))
 
 
 def scorer(model: bytes) -> Scorer:
