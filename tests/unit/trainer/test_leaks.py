@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ from driftloop.trainer.domain.dataset import (
     division_of,
     training_set,
 )
-from driftloop.trainer.domain.leaks import LeakReport, check_leaks, require_unchanged
+from driftloop.trainer.domain.leaks import LeakReport, check_leaks, fingerprint, require_unchanged
 from driftloop.trainer.domain.split import BaselineSplit
 from tests.support.models import shipped
 
@@ -44,6 +44,9 @@ class Run(NamedTuple):
 
     def check(self) -> LeakReport:
         return check_leaks(CONTRACT, BASELINE.values, BASELINE.labels, self.split, self.data, self.division)
+
+    def fingerprint(self) -> str:
+        return fingerprint(BASELINE.values, BASELINE.labels, self.split, self.data, self.division)
 
 
 def production(n: int = 90) -> LabeledRows:
@@ -221,13 +224,39 @@ def test_rows_of_nobody_known_are_counted() -> None:
     assert clean(changed(production(), "subjects", 89, "")).check().gate_unknown == 1
 
 
-def test_what_is_written_into_while_it_is_judged_is_noticed() -> None:
+LOOKED_AT: dict[str, Callable[[Run], NDArray[Any]]] = {
+    "baseline values": lambda run: BASELINE.values,
+    "baseline labels": lambda run: BASELINE.labels,
+    "split's training rows": lambda run: run.split.train,
+    "split's held-out rows": lambda run: run.split.holdout,
+    "fitted values": lambda run: run.data.values,
+    "fitted labels": lambda run: run.data.labels,
+    "training ids": lambda run: run.division.train.ids,
+    "training times": lambda run: run.division.train.times,
+    "training values": lambda run: run.division.train.values,
+    "training labels": lambda run: run.division.train.labels,
+    "training subjects": lambda run: run.division.train.subjects,
+    "gate's ids": lambda run: run.division.gate.ids,
+    "gate's times": lambda run: run.division.gate.times,
+    "gate's values": lambda run: run.division.gate.values,
+    "gate's labels": lambda run: run.division.gate.labels,
+    "gate's subjects": lambda run: run.division.gate.subjects,
+}
+
+
+@pytest.mark.parametrize("array", LOOKED_AT.values(), ids=LOOKED_AT)
+def test_whatever_is_written_into_while_it_is_judged_is_noticed(array: Callable[[Run], NDArray[Any]]) -> None:
     run = clean()
-    before = run.check()
-    require_unchanged(before, run.check())
-    run.division.gate.labels[0] ^= 1
-    with pytest.raises(LeakError, match="rows changed while a challenger was fitted and judged"):
-        require_unchanged(before, run.check())
+    before = run.fingerprint()
+    require_unchanged(before, run.fingerprint())
+    entries = array(run)
+    kept = entries.copy()
+    entries[...] = kept[::-1]
+    try:
+        with pytest.raises(LeakError, match="rows changed while a challenger was fitted and judged"):
+            require_unchanged(before, run.fingerprint())
+    finally:
+        entries[...] = kept
 
 
 # --- in a run

@@ -15,7 +15,7 @@ from driftloop.trainer.domain.dataset import Division, TrainingSet, training_set
 from driftloop.trainer.domain.evidence import Evidence, decide
 from driftloop.trainer.domain.gate import Paired
 from driftloop.trainer.domain.inspection import inspect
-from driftloop.trainer.domain.leaks import LeakReport, check_leaks, require_unchanged
+from driftloop.trainer.domain.leaks import LeakReport, check_leaks, fingerprint, require_unchanged
 from driftloop.trainer.domain.metrics import Metrics, evaluate
 from driftloop.trainer.domain.reference import reference_profile
 from driftloop.trainer.domain.segments import segments
@@ -147,16 +147,16 @@ def challenge(
     """
     held = baseline.split.holdout if unseen is None else baseline.split.holdout[unseen]
     data = training_set(baseline.values, baseline.labels, baseline.split, division.train, contract.training)
+    before = _fingerprint(baseline, data, division)
     leaks = _check_leaks(contract, baseline, data, division)
     checked = np.concatenate((division.gate.values, baseline.values[baseline.split.holdout]))
     fitted = _fit(contract, data, checked, say)
     model = fitted.model
     say("judging")
     evidence = _evidence(contract, baseline, held, division, champion, model, concept_drift)
-    require_unchanged(leaks, _check_leaks(contract, baseline, data, division))
-    metrics = _metrics(contract, baseline, held, division, champion, model)
+    require_unchanged(before, _fingerprint(baseline, data, division))
     out_of_fold = _out_of_fold(fitted.contract, data, say)
-    profile = _profile(contract, version, data, division, since, reference, model, out_of_fold)
+    profile = _profile(contract, version, data, division, since, reference, model, out_of_fold, evidence.newest)
     times, newest = division.train.times, division.gate
     described = card.model_card(
         contract,
@@ -164,7 +164,7 @@ def challenge(
         created,
         reason,
         card.training_data(data, *((instant(times.min()), instant(times.max())) if len(times) else (None, None))),
-        metrics,
+        _metrics(contract, evidence),
         decide(evidence),
         leaks,
         estimator=fitted.contract.estimator,
@@ -224,6 +224,10 @@ def _check_leaks(contract: Contract, baseline: BaselineData, data: TrainingSet, 
     return check_leaks(contract, baseline.values, baseline.labels, baseline.split, data, division)
 
 
+def _fingerprint(baseline: BaselineData, data: TrainingSet, division: Division) -> str:
+    return fingerprint(baseline.values, baseline.labels, baseline.split, data, division)
+
+
 def _evidence(
     contract: Contract,
     baseline: BaselineData,
@@ -254,23 +258,12 @@ def _paired(
     )
 
 
-def _metrics(
-    contract: Contract,
-    baseline: BaselineData,
-    held: NDArray[np.int64],
-    division: Division,
-    champion: bytes,
-    challenger: bytes,
-) -> dict[str, Metrics]:
-    slices = {
-        NEWEST: (division.gate.labels, division.gate.values),
-        HOLDOUT: (baseline.labels[held], baseline.values[held]),
-    }
+def _metrics(contract: Contract, evidence: Evidence) -> dict[str, Metrics]:
+    """Both models' figures on the rows that the gate decides from."""
     found = {}
-    for name, (labels, values) in slices.items():
-        for who, model in (("challenger", challenger), ("champion", champion)):
-            scores = export.score(model, values.astype(np.float32))
-            found[f"{name}.{who}"] = evaluated(contract, labels, scores)
+    for name, pairs in ((NEWEST, evidence.newest), (HOLDOUT, evidence.baseline)):
+        for who, scores in (("challenger", pairs.challenger), ("champion", pairs.champion)):
+            found[f"{name}.{who}"] = evaluated(contract, pairs.labels, scores)
     return found
 
 
@@ -288,10 +281,10 @@ def _profile(
     reference: ReferenceRows,
     model: bytes,
     out_of_fold: NDArray[np.float64],
+    newest: Paired,
 ) -> ReferenceProfile:
     """A challenger's reference; every score in it is of a row that its model, or the fold's, has not seen."""
     production, labels = out_of_fold[data.baseline_rows :], division.train.labels
-    gate_scores = export.score(model, division.gate.values.astype(np.float32))
     if contract.reference == "training":
         values, scores = data.values, out_of_fold
     else:
@@ -307,9 +300,9 @@ def _profile(
         values,
         scores,
         calibration=scored_rows(
-            np.concatenate((production[new], gate_scores)), np.concatenate((labels[new], division.gate.labels))
+            np.concatenate((production[new], newest.challenger)), np.concatenate((labels[new], newest.labels))
         ),
-        heldout=scored_rows(gate_scores, division.gate.labels),
+        heldout=scored_rows(newest.challenger, newest.labels),
     )
 
 

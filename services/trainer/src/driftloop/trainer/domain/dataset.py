@@ -144,7 +144,10 @@ class TrainingSet:
         parts = [shape, np.ascontiguousarray(self.values, dtype="<f8"), self.labels.astype("<i1")]
         if self.weights is not None:
             parts.append(self.weights.astype("<f8"))
-        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+        found = hashlib.sha256()
+        for part in parts:
+            found.update(part.data)
+        return found.hexdigest()
 
 
 def training_set(

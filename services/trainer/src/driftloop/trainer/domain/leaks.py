@@ -51,8 +51,9 @@ def check_leaks(
     _check_split(contract, labels, split)
     _check_sides(division.train, division.gate)
     _check_fitted(values, labels, split, data, division.train)
-    trained = set(_keys(data.values, data.labels))
     gate, held = division.gate, split.holdout
+    newest, oldest = _keys(gate.values, gate.labels), _keys(values[held], labels[held])
+    repeated = {*newest, *oldest}.intersection(_keys(data.values, data.labels))
     return LeakReport(
         training_rows=len(data.labels),
         gate_rows=len(gate),
@@ -60,16 +61,36 @@ def check_leaks(
         withheld=division.withheld,
         unused=division.unused,
         gate_unknown=int(np.sum(gate.subjects == "")),
-        gate_repeated=sum(key in trained for key in _keys(gate.values, gate.labels)),
-        holdout_repeated=sum(key in trained for key in _keys(values[held], labels[held])),
+        gate_repeated=sum(key in repeated for key in newest),
+        holdout_repeated=sum(key in repeated for key in oldest),
         contradictory=_contradictory(division.train),
         sha256=_digest(data, gate, values[held], labels[held]),
     )
 
 
-def require_unchanged(before: LeakReport, after: LeakReport) -> None:
-    """Raise LeakError where rows are not those any more that were checked before the fit."""
-    if before.sha256 != after.sha256:
+def fingerprint(
+    values: NDArray[np.float64],
+    labels: NDArray[np.int8],
+    split: BaselineSplit,
+    data: TrainingSet,
+    division: Division,
+) -> str:
+    """SHA-256 (hex) of all that `check_leaks` looks at: while it is the same, so is what the check finds."""
+    found = hashlib.sha256(data.digest.encode())
+    sides = (
+        column
+        for side in (division.train, division.gate)
+        for column in (side.ids, side.times, side.values, side.labels, side.subjects)
+    )
+    for column in (values, labels, split.train, split.holdout, *sides):
+        found.update(f"{column.dtype.str}{column.shape}".encode())
+        found.update(column.tobytes())
+    return found.hexdigest()
+
+
+def require_unchanged(before: str, after: str) -> None:
+    """Raise LeakError where rows have not the `fingerprint` any more that they had when they were checked."""
+    if before != after:
         raise LeakError(
             "rows changed while a challenger was fitted and judged: something writes into the arrays that it was given;"
             " let it work on a copy"
@@ -90,12 +111,10 @@ def _check_split(contract: Contract, labels: NDArray[np.int8], split: BaselineSp
 
 
 def _check_sides(train: LabeledRows, gate: LabeledRows) -> None:
-    judged = set(gate.ids.tolist())
-    both = sum(one in judged for one in train.ids.tolist())
+    both = set(gate.ids.tolist()).intersection(train.ids.tolist())
     if both:
-        raise LeakError(f"{both} predictions are both trained on and the gate's: divide them anew")
-    judged = set(gate.subjects.tolist()) - {""}
-    met = {one for one in train.subjects.tolist() if one in judged}
+        raise LeakError(f"{len(both)} predictions are both trained on and the gate's: divide them anew")
+    met = set(gate.subjects.tolist()).intersection(train.subjects.tolist()) - {""}
     if met:
         raise LeakError(f"rows of {len(met)} patients are both trained on and the gate's: withhold the older ones")
     if np.isnat(train.times).any() or np.isnat(gate.times).any():
@@ -129,11 +148,11 @@ def _check_fitted(
 
 
 def _contradictory(rows: LabeledRows) -> int:
-    known = np.flatnonzero(rows.subjects != "")
-    keys = [
-        (subject, key) for subject, key in zip(rows.subjects[known].tolist(), _keys(rows.values[known]), strict=True)
-    ]
-    labels = rows.labels[known].tolist()
+    of_either = (set(rows.subjects[rows.labels == label].tolist()) for label in (0, 1))
+    mixed = set.intersection(*of_either) - {""}
+    chosen = np.array([subject in mixed for subject in rows.subjects.tolist()], dtype=np.bool_)
+    keys = list(zip(rows.subjects[chosen].tolist(), _keys(rows.values[chosen]), strict=True))
+    labels = rows.labels[chosen].tolist()
     negative, positive = ({key for key, label in zip(keys, labels, strict=True) if label == one} for one in (0, 1))
     both = negative & positive
     return sum(key in both for key in keys)
