@@ -18,7 +18,7 @@ from driftloop.trainer import training_runs
 from driftloop.trainer.awaiting import open_scheduled
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.training_files import Trained, TrainingTask
-from driftloop.trainer.training_runs import TrainingLimits, run_training
+from driftloop.trainer.training_runs import Standby, TrainingLimits, run_training
 from tests.support.artifacts import small_bundle
 from tests.support.house import House
 from tests.support.trainers import CONTRACT, GATES, LATER, LabelIngest, Trainer, alarm, train_here
@@ -346,18 +346,19 @@ def test_a_training_that_ends_with_its_trainer_was_no_try(trainer: Trainer, brok
 
 
 def test_a_process_of_its_own_makes_what_this_one_would_and_leaves_no_folder(learning: Trainer) -> None:
-    tasks: list[TrainingTask] = []
+    made: list[tuple[TrainingTask, Trained]] = []
 
-    def both(task: TrainingTask, stopped: Callable[[], bool], say: Callable[[str], None]) -> Trained:
-        tasks.append(task)
-        return run_training(TrainingLimits(60), task, stopped, say)
+    def keep(task: TrainingTask, stopped: Callable[[], bool], say: Callable[[str], None]) -> Trained:
+        made.append((task, train_here(task, stopped, say)))
+        return made[-1][1]
 
-    learning.run = both
+    learning.run = keep
     learning.drift()
     assert learning.retrain()["state"] == "promoted"
-    (task,) = tasks
-    there = run_training(TrainingLimits(60), task, lambda: False, lambda _text: None)
-    here = train_here(task, lambda: False, lambda _text: None)
+    ((task, here),) = made
+    standby = Standby()
+    standby.prepare()
+    there = run_training(TrainingLimits(60), task, lambda: False, lambda _text: None, standby.take)
     assert there.bundle == here.bundle
     assert there.evidence.digest == here.evidence.digest
     assert list(Path(tempfile.gettempdir()).glob(f"{training_runs.PREFIX}{psutil.Process().pid}-*")) == []

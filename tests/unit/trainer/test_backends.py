@@ -8,6 +8,7 @@ from joblib import effective_n_jobs, register_parallel_backend
 from joblib.parallel import ThreadingBackend
 
 from driftloop.common.settings import SettingsError, read_settings
+from driftloop.trainer import build
 from driftloop.trainer.backends import Backend, Kind, parallel
 from driftloop.trainer.build import backend
 from driftloop.trainer.domain.candidates import ranked
@@ -32,9 +33,13 @@ def settings(**variables: str) -> Settings:
     return read_settings(Settings, REQUIRED | {f"DRIFTLOOP_{name}": value for name, value in variables.items()})
 
 
-def test_without_settings_one_job_runs_in_this_process() -> None:
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 4)])
+def test_without_settings_each_of_the_first_four_cores_has_a_thread(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr(build, "cpu_count", lambda: cores)
     with parallel(backend(settings())):
-        assert effective_n_jobs(None) == 1
+        assert effective_n_jobs(None) == threads
 
 
 def test_so_many_threads_work_as_are_asked_for() -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from joblib import cpu_count
+
 from driftloop.common import keys, registry
 from driftloop.common.contract import Contract, ContractError, baseline_path, load_contracts
 from driftloop.common.events import ArtifactRef
@@ -14,6 +16,9 @@ from driftloop.trainer.domain.challenger import BaselineData
 from driftloop.trainer.resources import Artifacts, ModelData
 from driftloop.trainer.settings import Settings
 from driftloop.trainer.training_sets import SetFiles
+
+# By default. Each thread has rows of its own in memory, and a small forest is no faster by more.
+MOST_JOBS = 4
 
 
 def load_models(paths: Sequence[Path]) -> dict[str, ModelData]:
@@ -75,4 +80,4 @@ def backend(settings: Settings) -> Backend:
     if kind != "local" and address is None:
         needed = variable("dask_scheduler" if kind == "dask" else "ray_address")
         raise SettingsError(f"{needed} is not set: {variable('training_backend')}={kind} needs a cluster's address")
-    return Backend(kind, settings.jobs, address)
+    return Backend(kind, settings.jobs or min(cpu_count(), MOST_JOBS), address)

@@ -45,7 +45,7 @@ from driftloop.trainer.settings import Settings
 from driftloop.trainer.store import Store
 from driftloop.trainer.trackers import open_trackers
 from driftloop.trainer.tracking import tracking_workers
-from driftloop.trainer.training_runs import TrainingLimits, run_training, sweep
+from driftloop.trainer.training_runs import Standby, TrainingLimits, run_training, sweep
 from driftloop.trainer.training_sets import SetFiles
 
 NAME = "trainer"
@@ -78,7 +78,8 @@ def build(settings: Settings) -> Service:
     producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
     highest = highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer")
-    resources = _resources(settings, pool, client, artifacts, sets, highest, drainer.wake)
+    standby = Standby()
+    resources = _resources(settings, pool, client, artifacts, sets, highest, drainer.wake, standby)
     locks = ModelLocks(pool)
     retraining = [RetrainingWorker(resources, model, locks) for model in models.values()]
     # Before one of them begins a training.
@@ -108,13 +109,13 @@ def build(settings: Settings) -> Service:
         ),
         notes={"access": access.note},
         ready=consumer_checks(pool, producer, consumer),
-        closers=(lambda: producer.close(5), client.close, locks.close, pool.close),
+        closers=(standby.close, lambda: producer.close(5), client.close, locks.close, pool.close),
     )
 
 
 def _resources(
     settings: Settings, pool: Pool, client: httpx.Client, artifacts: Artifacts, sets: SetFiles,
-    highest: HighestRevision, published: Callable[[], None],
+    highest: HighestRevision, published: Callable[[], None], standby: Standby,
 ) -> Resources:  # fmt: skip
     memory = settings.training_memory_mb
     limits = TrainingLimits(settings.training_seconds, None if memory is None else memory * 2**20)
@@ -126,7 +127,8 @@ def _resources(
         highest_revision=highest,
         clock=utc_now,
         published=published,
-        run=partial(run_training, limits),
+        run=partial(run_training, limits, take=standby.take),
+        prepare=standby.prepare,
         max_rows=settings.max_rows,
         check_seconds=settings.check_seconds,
         backend=backend(settings),

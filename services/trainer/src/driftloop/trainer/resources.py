@@ -40,7 +40,10 @@ class Artifacts:
 
 @dataclass(frozen=True)
 class Resources:
-    """What all models' workers share. Whoever trains holds one of the `turns`; `published` is told of each decision."""
+    """What all models' workers share. Whoever trains holds one of the `turns`; `published` is told of each decision.
+
+    `prepare` gets things ready for the next training.
+    """
 
     pool: Pool
     client: httpx.Client
@@ -54,6 +57,7 @@ class Resources:
     check_seconds: float
     backend: Backend = field(default_factory=Backend)
     turns: threading.Semaphore = field(default_factory=threading.BoundedSemaphore)
+    prepare: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ class RetrainingWorker:
                     raise
                 said = {"model": self._model.contract.name, "error": type(error).__name__}
                 logger.warning("retraining waits for the database", extra=said)
+            # Only now: what was decided is on its way, and the next training may take long to come.
+            self._resources.prepare()
             self._wake.wait(self._resources.check_seconds)
 
     def _look(self, stopped: Stopped) -> None:

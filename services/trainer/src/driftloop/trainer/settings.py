@@ -41,9 +41,10 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     trainings_at_once: Annotated[int, Meta(ge=1, le=64)] = 1
     # So many versions of a model keep their files, besides those that somebody may need.
     keep_versions: Annotated[int, Meta(ge=1)] = 20
-    # Who grows the trees and fits the folds: so many threads of the training's process, or a cluster's workers.
+    # Who grows the trees and fits the folds: so many threads of the training's process (`build.backend` says how many
+    # by default), or a cluster's workers.
     training_backend: Literal["local", "dask", "ray"] = "local"
-    jobs: Annotated[int, Meta(ge=1, le=1024)] = 1
+    jobs: Annotated[int, Meta(ge=1, le=1024)] | None = None
     dask_scheduler: str | None = None
     ray_address: str | None = None
     log_level: str = "INFO"

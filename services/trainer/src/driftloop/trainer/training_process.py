@@ -1,6 +1,7 @@
-"""The training process: `python -m driftloop.trainer.training_process FOLDER` trains and judges one challenger.
+"""The training process: trains and judges one challenger.
 
-It is a process of its own so that a training that eats memory, hangs or crashes takes no service along.
+The first line of its standard input, which may be long in coming, names the folder with the task. It is a process of
+its own so that a training that eats memory, hangs or crashes takes no service along.
 """
 
 import logging
@@ -24,10 +25,14 @@ ORPHANED = 3
 
 
 def main() -> None:
-    """Do the task in the folder that is named."""
+    """Do the task in the folder that the first line of standard input names."""
     configure_logging("trainer", os.environ.get("DRIFTLOOP_LOG_LEVEL", "INFO"))
+    named = sys.stdin.buffer.readline().removesuffix(b"\n")
+    if not named:
+        # The trainer ended before it had a task.
+        return
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(sys.argv[1])
+    folder = Path(os.fsdecode(named))
     failure = train(folder)
     if failure is not None:
         write_failure(folder, failure)

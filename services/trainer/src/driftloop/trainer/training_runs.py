@@ -1,4 +1,7 @@
-"""Runs a training in a process of its own, and looks after it: time, memory, orders to stop."""
+"""Runs a training in a process of its own, and looks after it: time, memory, orders to stop.
+
+Loading its libraries takes such a process as long as a small training: one waits ready for the next.
+"""
 
 import logging
 import os
@@ -7,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +40,7 @@ MODULE = "driftloop.trainer.training_process"
 
 _IN_USE: set[str] = set()
 
+TrainingProcess = subprocess.Popen[bytes]
 # Trains and judges; is asked now and then whether to stop, and told what the training is at.
 RunTraining = Callable[[TrainingTask, Callable[[], bool], Callable[[str], None]], Trained]
 
@@ -60,10 +65,55 @@ class TrainingLimits:
     memory_bytes: int | None = None
 
 
+def start_process() -> TrainingProcess:
+    """A training process, which waits for its task, and ends when this one does. Raises OSError."""
+    return subprocess.Popen([sys.executable, "-m", MODULE], stdin=subprocess.PIPE, start_new_session=True)
+
+
+class Standby:
+    """Keeps one training process ready, for several threads. It has seen no row, and does one training only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: TrainingProcess | None = None
+        self._training: list[TrainingProcess] = []
+
+    def prepare(self) -> None:
+        """Have a process load its libraries, unless one has been taken by nobody yet, or one trains."""
+        with self._lock:
+            self._training = [one for one in self._training if one.poll() is None]
+            # One that died is not followed by another: where memory is short, that would die, too, again and again.
+            if self._process is None and not self._training:
+                try:
+                    self._process = start_process()
+                except OSError as error:
+                    logger.warning("no training process can be kept ready", extra={"error": str(error)})
+
+    def take(self) -> TrainingProcess:
+        """The process that is ready, or a new one. Raises OSError."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process is not None and process.poll() is not None:
+                _kill(process)
+                process = None
+            self._training.append(process or start_process())
+            return self._training[-1]
+
+    def close(self) -> None:
+        """End the process that is ready."""
+        with self._lock:
+            if self._process is not None:
+                _kill(self._process)
+
+
 def run_training(
-    limits: TrainingLimits, task: TrainingTask, stopped: Callable[[], bool], say: Callable[[str], None]
+    limits: TrainingLimits,
+    task: TrainingTask,
+    stopped: Callable[[], bool],
+    say: Callable[[str], None],
+    take: Callable[[], TrainingProcess] = start_process,
 ) -> Trained:
-    """Train and judge in another process, which ends when this one does.
+    """Train and judge in another process, which `take` gives.
 
     `stopped` is asked now and then whether to go on; `say` hears what the training is at. Raises TrainingStopped,
     TrainingFailed, and OSError where the task cannot be handed over.
@@ -72,8 +122,9 @@ def run_training(
         folder = Path(name)
         _IN_USE.add(name)
         write_task(folder, task)
-        process = subprocess.Popen([sys.executable, "-m", MODULE, name], stdin=subprocess.PIPE, start_new_session=True)
+        process = take()
         try:
+            _hand_over(process, folder)
             failure = _watch(process, folder, limits, stopped, say)
         finally:
             _kill(process)
@@ -83,6 +134,13 @@ def run_training(
             return read_trained(folder, task.contract.name, task.version)
         except (ArtifactError, OSError) as error:
             raise TrainingFailed(Failure("internal", f"what it made cannot be read: {error}")) from error
+
+
+def _hand_over(process: TrainingProcess, folder: Path) -> None:
+    """Name its folder to a process. The pipe stays open: its end tells the process that this one is gone."""
+    assert process.stdin is not None
+    process.stdin.write(os.fsencode(folder) + b"\n")
+    process.stdin.flush()
 
 
 def sweep() -> None:
@@ -96,7 +154,7 @@ def sweep() -> None:
 
 
 def _watch(
-    process: subprocess.Popen[bytes],
+    process: TrainingProcess,
     folder: Path,
     limits: TrainingLimits,
     stopped: Callable[[], bool],
@@ -124,7 +182,7 @@ def _watch(
     return read_failure(folder) or Failure("internal", f"it ended with status {code}: see the log")
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
+def _wait(process: TrainingProcess) -> int | None:
     try:
         return process.wait(LOOK_SECONDS)
     except subprocess.TimeoutExpired:
@@ -151,7 +209,7 @@ def _tell(folder: Path, said: str, say: Callable[[str], None]) -> str:
     return said
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: TrainingProcess) -> None:
     """End the process, and whatever it started, if it is still there."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
