@@ -100,7 +100,7 @@ def test_of_a_model_that_is_trained_nothing_goes(trainer: Trainer, tries_over: b
         found = requests.current(NAME)
         assert found is not None
         requests.become(found.id, "training", "a test's", LATER)
-        requests.count_try(found.id, 150)
+        requests.count_try(found.id, LATER)
         if tries_over:
             requests.become(found.id, "awaiting-labels", "a test's", LATER)
     look(trainer, LATER + 9 * DAY)

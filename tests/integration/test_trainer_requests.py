@@ -10,18 +10,21 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from prometheus_client import REGISTRY
 
 from driftloop.common.events import SubjectErased
+from driftloop.common.postgres import migrations
 from driftloop.common.registry import ArtifactMissing, Bundle, StoreUnavailable
 from driftloop.common.rows import Row
+from driftloop.common.settings import Secret
 from driftloop.trainer import training_runs
 from driftloop.trainer.awaiting import open_scheduled
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.training_files import Trained, TrainingTask
 from driftloop.trainer.training_runs import Standby, TrainingLimits, run_training
 from tests.support.artifacts import small_bundle
-from tests.support.house import House
-from tests.support.trainers import CONTRACT, GATES, LATER, LabelIngest, Trainer, alarm, train_here
+from tests.support.house import PASSWORD, House
+from tests.support.trainers import CONTRACT, GATES, LATER, NAME, LabelIngest, Trainer, alarm, train_here
 from tests.support.waiting import wait_until
 
 
@@ -86,6 +89,87 @@ def test_while_the_alarm_is_open_a_rejected_request_is_followed_by_one_that_wait
     assert trainer.requests()[0]["lacking"]["labels"] == 40
     trainer.labels.add(40)
     assert trainer.retrain()["id"] == follower["id"] > rejected["id"]
+
+
+def test_labels_that_come_late_are_learnt_from_and_judge_nothing_where_newer_rows_have_judged(trainer: Trainer) -> None:
+    """By number there are enough new labels; by the newest rows the same would judge again."""
+    trainer.labels = LabelIngest(190)
+    trainer.labels.taken_back = set(trainer.labels.ids[1:80:2])
+    trainer.drift()
+    trainer.retrain()
+    assert trainer.judges(2) == trainer.labels.ids[-40:]
+    trainer.labels.taken_back = set()
+    trainer.labels.add(30)
+    with trainer.retraining():
+        wait_until(lambda: trainer.requests()[0]["lacking"].get("labels") == 10, "of the newer ones ten are wanted")
+    newest = "only rows predicted after 2026-03-01 12:03:10 UTC judge, older ones have done so"
+    assert trainer.requests()[0]["reason"] == f"waiting for 10 more labels of the new population: {newest}"
+    trainer.labels.add(10)
+    trainer.retrain()
+    assert trainer.judges(3) == trainer.labels.ids[-40:]
+    trained = trainer.rows("SELECT (card->'training'->>'labeled_rows')::int FROM versions WHERE version = 3")
+    assert trained == [(190,)]
+
+
+def test_an_alarm_that_flickers_lets_no_row_judge_twice(trainer: Trainer) -> None:
+    trainer.drift()
+    trainer.retrain()
+    trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+    trainer.drift(event_id="drift:3")
+    with trainer.retraining():
+        wait_until(lambda: trainer.requests()[0]["lacking"].get("labels") == 40, "it waits for labels of its own")
+    assert (trainer.requests()[0]["cause"], trainer.versions()) == ("drift", {1: "champion", 2: "rejected"})
+
+
+def test_a_training_that_came_to_its_end_by_no_decision_has_judged_on_nothing(trainer: Trainer) -> None:
+    trainer.drift()
+    interrupted(trainer, 1)
+    trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
+    trainer.drift(event_id="drift:3")
+    assert trainer.retrain()["state"] == "rejected"
+    assert trainer.judges(2) == trainer.labels.ids[-40:]
+
+
+def test_what_judged_before_the_migration_judges_no_more(trainer: Trainer) -> None:
+    trainer.drift()
+    trainer.retrain()
+    with trainer.house.database("trainer") as connection:
+        connection.execute("ALTER TABLE requests DROP COLUMN judged_until")
+        connection.execute("ALTER TABLE requests ADD labels_judged int, ADD labels_before_next int")
+        connection.execute("ALTER TABLE rollout_labels DROP COLUMN predicted_at")
+        connection.execute("DELETE FROM schema_migrations WHERE name = '0007_judged_once.sql'")
+    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
+    migrations.migrate(trainer.house.stack.database_url, trainer.house.namespace, passwords)
+    with trainer.pool.connection() as connection:
+        follower = RequestStore(connection).current(NAME)
+    assert follower is not None
+    assert follower.judges_after == LATER
+
+
+# --- patients who come again
+
+
+def test_of_a_patient_who_came_often_one_row_judges_and_the_others_teach_nothing(learning: Trainer) -> None:
+    """120 patients, each seen ten times: 100 judge by their newest row, the other 20 are learnt from."""
+    learning.labels = LabelIngest(1200, new_law, patients=120)
+    learning.contract = msgspec.structs.replace(
+        learning.contract, gates=msgspec.structs.replace(learning.contract.gates, train_labels=100)
+    )
+    learning.drift()
+    learning.retrain()
+    assert learning.judges(2) == learning.labels.ids[-100:]
+    trained = learning.rows("SELECT (card->'training'->>'labeled_rows')::int FROM versions WHERE version = 2")
+    # The newest 1,000 are fetched, of which the 20 have eight each.
+    assert trained == [(160,)]
+
+
+def test_what_patients_who_came_often_lack_is_waited_for(trainer: Trainer) -> None:
+    """Of 50 patients 40 judge; of the other ten are 30 rows, and 60 are wanted."""
+    trainer.labels = LabelIngest(150, patients=50)
+    trainer.drift()
+    with trainer.retraining():
+        wait_until(lambda: trainer.requests()[0]["lacking"].get("labels") == 30, "it says what it waits for")
+    assert trainer.requests()[0]["state"] == "awaiting-labels"
 
 
 def test_a_request_whose_alarm_was_cleared_while_it_was_judged_is_followed_by_none(trainer: Trainer) -> None:
@@ -377,6 +461,22 @@ def test_a_folder_that_a_trainer_of_the_same_number_left_is_deleted(
     assert list(tmp_path.iterdir()) == [running]
 
 
+# --- what is shown
+
+
+def test_whoever_works_on_requests_no_more_shows_nothing_of_them(trainer: Trainer) -> None:
+    trainer.labels = LabelIngest(90)
+    trainer.drift()
+    with trainer.retraining():
+        wait_until(lambda: shown("driftloop_retrain_waiting_rows") == 10, "it shows what it waits for")
+        assert shown("driftloop_champion_version") == 1
+    assert shown("driftloop_retrain_waiting_rows") is shown("driftloop_champion_version") is None
+
+
+def shown(name: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"model_name": NAME})
+
+
 # --- who dies in the middle
 
 
@@ -387,7 +487,7 @@ def interrupted(trainer: Trainer, tries: int) -> None:
         store = RequestStore(connection)
         assert store.become(request["id"], "training", "a test's", trainer.now)
         for _ in range(tries):
-            store.count_try(request["id"], 150)
+            store.count_try(request["id"], LATER)
 
 
 def test_a_training_in_whose_middle_the_trainer_died_is_begun_anew(trainer: Trainer) -> None:

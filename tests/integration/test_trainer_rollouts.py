@@ -6,6 +6,7 @@ from datetime import timedelta
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from driftloop.common.contract import Rollout, RolloutStep
 from driftloop.common.events import (
@@ -17,6 +18,7 @@ from driftloop.common.events import (
 )
 from driftloop.trainer import handlers
 from driftloop.trainer.operations import Refused, Unknown
+from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.store import Store
 from tests.support.house import House
 from tests.support.predictions import labeled, prediction, rows_like
@@ -141,6 +143,27 @@ def test_a_challenger_that_is_worse_on_live_labels_is_rolled_back_and_followed(t
     assert request["reason"].startswith("proven worse: 0 rows won, 12 lost of 12")
     (verdict,) = trainer.rows("SELECT verdict->'tally' FROM rollouts WHERE ended_at IS NOT NULL")
     assert verdict[0] == {"wins": 0, "losses": 12, "rows": 12}
+
+
+def test_what_was_compared_in_a_roll_out_judges_no_challenger_that_follows(trainer: Trainer) -> None:
+    """Its labels have judged, too, the gate's being older."""
+    hear(trainer, 0, 11, winner=1)
+    newest = LATER + timedelta(minutes=5)
+    trainer.hear(msgspec.structs.replace(heard(11, winner=1), predicted_at=newest))
+    trainer.roll_out()
+    with trainer.pool.connection() as connection:
+        follower = RequestStore(connection).current(NAME)
+    assert follower is not None
+    assert (follower.cause, follower.judges_after) == ("follow-up", newest)
+
+
+def test_a_roll_out_that_is_over_is_not_shown(trainer: Trainer) -> None:
+    hear(trainer, 0, 12, winner=1)
+    trainer.roll_out()
+    name = "driftloop_rollout_labels", {"model_name": NAME}
+    assert REGISTRY.get_sample_value(*name) == 12
+    trainer.roll_out()
+    assert REGISTRY.get_sample_value(*name) is None
 
 
 def test_two_workers_at_once_decide_once(trainer: Trainer) -> None:

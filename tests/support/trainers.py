@@ -27,6 +27,7 @@ from driftloop.common.rows import Row
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.challenger import BaselineData
+from driftloop.trainer.evidence_store import EvidenceStore
 from driftloop.trainer.first import train_first
 from driftloop.trainer.model_locks import ModelLocks
 from driftloop.trainer.operations import Operations
@@ -78,14 +79,22 @@ def alarm(
 class LabelIngest:
     """label-ingest as the trainer sees it: `n` labelled rows of as many subjects, a second apart, newest first.
 
-    `law` makes the labels of rows; `taken_back` are predictions without one. While `down`, it does not answer.
+    `law` makes the labels of rows; `taken_back` are predictions without one. While `down`, it does not answer. Where
+    there are no more `patients` than so many, they come again in turn.
     """
 
-    def __init__(self, n: int, law: Callable[[Row], bool] | None = None, contract: Contract = CONTRACT) -> None:
+    def __init__(
+        self,
+        n: int,
+        law: Callable[[Row], bool] | None = None,
+        contract: Contract = CONTRACT,
+        patients: int | None = None,
+    ) -> None:
         self._contract = contract
         self._law = law
+        self._patients = patients
         self._random = np.random.default_rng(3)
-        self._cases: list[tuple[datetime, str, Row, int]] = []
+        self._cases: list[tuple[datetime, int, Row, int]] = []
         self.taken_back: set[str] = set()
         self.down = False
         self.add(n)
@@ -95,12 +104,12 @@ class LabelIngest:
         for row in rows_like(self._contract, self._random, n):
             number = len(self._cases)
             label = number % 2 if self._law is None else int(self._law(row))
-            self._cases.append((START + timedelta(seconds=number + 1), f"{number:032x}", row, label))
+            self._cases.append((START + timedelta(seconds=number + 1), number, row, label))
 
     @property
     def ids(self) -> list[str]:
         """The predictions, oldest first."""
-        return [f"p-{subject}" for _time, subject, _row, _label in self._cases]
+        return [f"p-{number:032x}" for _time, number, _row, _label in self._cases]
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         """Answer `GET /v1/rows`."""
@@ -119,9 +128,9 @@ class LabelIngest:
     def _schema(self) -> pa.Schema:
         return pa.Table.from_pylist([self._row(*case) for case in self._cases[:1]]).schema
 
-    def _row(self, time: datetime, subject: str, row: Row, label: int) -> dict[str, object]:
-        name = f"p-{subject}"
-        known = {"prediction_id": name, "predicted_at": time, "subject": subject}
+    def _row(self, time: datetime, number: int, row: Row, label: int) -> dict[str, object]:
+        name, subject = f"p-{number:032x}", number % self._patients if self._patients else number
+        known = {"prediction_id": name, "predicted_at": time, "subject": f"{subject:032x}"}
         return known | {"label": None if name in self.taken_back else label} | {
             f"feature.{feature}": value for feature, value in row.items()
         }  # fmt: skip
@@ -238,6 +247,14 @@ class Trainer:
         """All requests, newest first."""
         with self.pool.connection() as connection:
             return RequestStore(connection).shown(self.contract.name)
+
+    def judges(self, version: int) -> list[str]:
+        """The predictions that judged a version, oldest first."""
+        with self.pool.connection() as connection:
+            evidence = EvidenceStore(connection).get(NAME, version)
+        assert evidence is not None
+        found: list[str] = evidence.ids.tolist()
+        return found
 
     def versions(self) -> dict[int, str]:
         """What became of each version."""

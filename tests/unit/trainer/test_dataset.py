@@ -9,17 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.common.contract import Contract, Gates, Recipe
-from driftloop.trainer.domain.dataset import LabeledRows, LeakError, divide, division_of, labels_wanted, training_set
+from driftloop.trainer.domain.dataset import (
+    LabeledRows,
+    LabelsWanted,
+    LeakError,
+    divide,
+    division_of,
+    labels_wanted,
+    training_set,
+)
 from driftloop.trainer.domain.split import BaselineSplit
 from tests.support.models import shipped
 
 LOAN = shipped("loan").contract
+START = np.datetime64("2024-01-01T00:00", "s")
 
 
 def labeled(minutes: Sequence[int], subjects: Sequence[str] = ()) -> LabeledRows:
     """One row a minute given; its values hold its number."""
     n = len(minutes)
-    times = np.datetime64("2024-01-01T00:00", "s") + np.array(minutes, dtype="m8[m]")
+    times = START + np.array(minutes, dtype="m8[m]")
     return LabeledRows(
         ids=np.array([f"p{row:05d}" for row in range(n)], dtype=np.str_),
         times=times,
@@ -35,11 +44,22 @@ def test_the_newest_rows_are_the_gates_whatever_order_they_came_in() -> None:
     assert division.gate.ids.tolist() == ["p00002", "p00000"]
 
 
-@given(st.lists(st.integers(0, 20), max_size=40), st.integers(0, 50))
-def test_no_row_is_on_both_sides_or_lost_and_training_is_never_newer(minutes: list[int], gate_labels: int) -> None:
-    division = divide(labeled(minutes), gate_labels)
-    assert len(division.gate) == min(gate_labels, len(minutes))
-    assert len({*division.train.ids, *division.gate.ids}) == len(minutes)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.sampled_from(["", "ann", "bob", "cid"])), max_size=40),
+    st.integers(0, 50),
+    st.none() | st.integers(-1, 20),
+)
+def test_no_row_is_on_both_sides_or_lost_and_training_is_never_newer(
+    history: list[tuple[int, str]], gate_labels: int, after: int | None
+) -> None:
+    rows = labeled([minute for minute, _ in history], [subject for _, subject in history])
+    edge = None if after is None else START + np.timedelta64(after, "m")
+    division = divide(rows, gate_labels, edge)
+    late = [subject for minute, subject in history if after is None or minute > after]
+    assert len(division.gate) == min(gate_labels, late.count("") + len({*late} - {""}))
+    assert len({*division.train.ids, *division.gate.ids}) + division.withheld == len(rows)
+    assert not {*division.train.subjects} & {*division.gate.subjects} - {""}
+    assert edge is None or (division.gate.times > edge).all()
     if len(division.train) and len(division.gate):
         assert division.train.times.max() <= division.gate.times.min()
 
@@ -56,6 +76,25 @@ def test_a_patient_of_the_gate_is_withheld_from_training() -> None:
     assert division.withheld == 1
 
 
+def test_of_a_patient_the_newest_row_judges_and_no_other() -> None:
+    division = divide(labeled([1, 2, 3, 4, 5, 6], subjects=["bob", "cid", "bob", "ann", "ann", "ann"]), gate_labels=2)
+    assert division.gate.ids.tolist() == ["p00002", "p00005"]
+    assert division.train.ids.tolist() == ["p00001"]
+    assert division.withheld == 3
+
+
+def test_rows_that_name_nobody_judge_each() -> None:
+    assert divide(labeled([1, 2, 3], subjects=["ann", "", ""]), gate_labels=2).gate.ids.tolist() == ["p00001", "p00002"]
+
+
+def test_rows_that_have_judged_are_trained_on_and_judge_no_more() -> None:
+    """However late the label of an older prediction came: what judges is newer than all that did."""
+    rows = labeled([1, 2, 3, 4, 5])
+    division = divide(rows, gate_labels=4, after=rows.times[2])
+    assert division.gate.ids.tolist() == ["p00003", "p00004"]
+    assert division.train.ids.tolist() == ["p00000", "p00001", "p00002"]
+
+
 def test_a_prediction_that_occurs_twice_is_a_leak() -> None:
     rows = labeled([1, 2])
     with pytest.raises(LeakError, match="occurs twice"):
@@ -65,8 +104,29 @@ def test_a_prediction_that_occurs_twice_is_a_leak() -> None:
 def test_only_labels_of_the_new_population_are_waited_for() -> None:
     gates = Gates(train_labels=3, gate_labels=2)
     rows = labeled([1, 2, 3, 4, 5, 6])
-    assert labels_wanted(gates, rows.times, rows.times[3]) == 2
-    assert labels_wanted(gates, rows.times, rows.times[0]) == 0
+    assert labels_wanted(gates, rows, rows.times[3]).total == 2
+    assert labels_wanted(gates, rows, rows.times[0]).total == 0
+
+
+def test_a_patient_who_came_often_does_not_count_as_many() -> None:
+    gates = Gates(train_labels=2, gate_labels=2)
+    rows = labeled([1, 2, 3, 4, 5, 6], subjects=["ann", "bob", "bob", "cid", "cid", "cid"])
+    assert labels_wanted(gates, rows, rows.times[0]) == LabelsWanted(judging=0, training=1, deeper=True)
+
+
+def test_labels_of_predictions_that_are_not_newer_than_all_that_judged_are_none_to_judge_by() -> None:
+    gates = Gates(train_labels=3, gate_labels=2)
+    rows = labeled([1, 2, 3, 4, 5, 6])
+    wanted = labels_wanted(gates, rows, rows.times[0], after=rows.times[4])
+    assert wanted == LabelsWanted(judging=1, training=0, deeper=False)
+
+
+def test_more_rows_are_looked_at_only_where_older_ones_may_be_wanted() -> None:
+    gates = Gates(train_labels=1, gate_labels=3)
+    rows = labeled([5, 6], subjects=["ann", "ann"])
+    assert labels_wanted(gates, rows, rows.times[0]).deeper
+    assert labels_wanted(gates, rows, rows.times[0], after=START).deeper
+    assert not labels_wanted(gates, rows, rows.times[0], after=rows.times[0]).deeper
 
 
 def test_the_training_set_is_the_baselines_part_and_then_the_labelled_rows() -> None:

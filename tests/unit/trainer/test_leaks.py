@@ -97,6 +97,11 @@ def patient_on_both_sides(run: Run) -> Run:
     return with_train(run, changed(run.division.train, "subjects", 3, run.division.gate.subjects[7]))
 
 
+def patient_who_judges_twice(run: Run) -> Run:
+    gate = run.division.gate
+    return made(run.split, replace(run.division, gate=changed(gate, "subjects", 3, gate.subjects[7])))
+
+
 def training_row_newer_than_the_gate(run: Run) -> Run:
     return with_train(run, changed(run.division.train, "times", 0, run.division.gate.times[1]))
 
@@ -141,6 +146,7 @@ def rows_of_the_gate_counted_as_training_rows(run: Run) -> Run:
 LEAKS: dict[Callable[[Run], Run], str] = {
     gate_row_in_training: "1 predictions are both trained on and the gate's: divide them anew",
     patient_on_both_sides: "rows of 1 patients are both trained on and the gate's: withhold the older ones",
+    patient_who_judges_twice: "1 of the gate's rows are of a patient who has judged",
     training_row_newer_than_the_gate: "1 training rows are newer than the gate's oldest",
     row_without_a_time: "a labelled row has no time",
     held_out_row_trained_on: "1 held-out baseline rows are trained on",

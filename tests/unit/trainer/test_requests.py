@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from driftloop.common.contract import Retraining
-from driftloop.trainer.domain.requests import BEFORE, ENDED, next_run, next_training
+from driftloop.trainer.domain.requests import BEFORE, ENDED, next_run, next_training, waiting_for
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -40,6 +40,14 @@ def test_of_more_trainings_than_the_limit_allows_all_but_so_many_are_waited_for(
 def test_the_later_of_both_holds() -> None:
     earliest, reason = next_training(Retraining(cooldown_seconds=86_400, daily_limit=1), NOW, [NOW - HOUR], NOW)
     assert (earliest, reason.partition(" of")[0]) == (NOW + 24 * HOUR, "the cool-down")
+
+
+def test_a_request_says_how_much_of_what_it_waits_for() -> None:
+    assert waiting_for({"labels": 3, "reference_rows": 0}, None) == "waiting for 3 more labels of the new population"
+    assert waiting_for({"labels": 3, "reference_rows": 2}, NOW) == (
+        "waiting for 3 more labels and 2 more reference rows of the new population: "
+        "only rows predicted after 2026-03-01 12:00:00 UTC judge, older ones have done so"
+    )
 
 
 @pytest.mark.parametrize(

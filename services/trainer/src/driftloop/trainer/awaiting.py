@@ -3,8 +3,9 @@
 What it waits for is told in the request.
 """
 
+import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 from psycopg import Connection
@@ -13,8 +14,8 @@ from driftloop.common import metrics
 from driftloop.common.contract import Contract
 from driftloop.common.registry import Bundle
 from driftloop.trainer.domain.challenger import ReferenceRows
-from driftloop.trainer.domain.dataset import LabeledRows, labels_wanted
-from driftloop.trainer.domain.requests import DAY, next_run, next_training
+from driftloop.trainer.domain.dataset import LabeledRows, LabelsWanted, labels_wanted
+from driftloop.trainer.domain.requests import DAY, next_run, next_training, waiting_for
 from driftloop.trainer.domain.stability import unstable
 from driftloop.trainer.label_rows import ProductionRows, fetch_rows
 from driftloop.trainer.request_store import Request, RequestStore
@@ -22,13 +23,15 @@ from driftloop.trainer.resources import Job
 from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.store import Store
 
+# A look at more rows than a training needs is followed by a rest of so many times its length.
+REST = 9
+
 
 @dataclass(frozen=True)
 class Material:
-    """What a training works on: labelled rows, how many are of the new population, the reference's, the champion."""
+    """What a training works on: labelled rows, the reference's, the champion."""
 
     labeled: LabeledRows
-    new_labels: int
     reference: ReferenceRows
     champion: Bundle
 
@@ -81,24 +84,38 @@ def recent_rows(job: Job) -> ProductionRows | None:
     """
     contract, gates, request = job.contract, job.contract.gates, job.request
     client, since = job.resources.client, request.changed_since
-    enough = max(gates.train_labels + gates.gate_labels, request.labels_before_next)
-    new = fetch_rows(client, contract, limit=enough, labelled=True, since=since)
+    labels, rest = _labels_wanted(job)
     recent = fetch_rows(client, contract, limit=gates.reference_rows_max, labelled=False, since=since)
     # A version that is compared with what it was trained on needs no other reference.
     wanted = gates.reference_rows_min if contract.reference == "recent" else 0
-    lacking = {
-        "labels": max(labels_wanted(gates, new.times, instant64(since)), request.labels_before_next - len(new)),
-        "reference_rows": max(0, wanted - len(recent)),
-    }
+    lacking = {"labels": labels.total, "reference_rows": max(0, wanted - len(recent))}
     metrics.RETRAIN_WAITING.labels(contract.name).set(lacking["labels"])
     if any(lacking.values()):
-        told = [f"{rows} more {name.replace('_', ' ')}" for name, rows in lacking.items() if rows]
-        job.wait("waiting for " + " and ".join(told) + " of the new population", lacking)
+        job.wait(waiting_for(lacking, request.judges_after if labels.judging else None), lacking)
+        end = time.monotonic() + rest
+        while time.monotonic() < end and not job.stopped():
+            job.pause()
         return None
     if wanted and (unsettled := unstable(contract, recent.values)):
         job.wait(f"waiting for the population to settle: {unsettled}")
         return None
     return recent
+
+
+def _labels_wanted(job: Job) -> tuple[LabelsWanted, float]:
+    """Which labels a request lacks, and for how many seconds not to look again: more than 0 after a look at many rows.
+
+    Where patients come often more rows are looked at than a training needs.
+    """
+    begun, (since, after), gates = time.monotonic(), bounds(job.request), job.contract.gates
+    client, most = job.resources.client, job.resources.max_rows
+    limit = enough = gates.train_labels + gates.gate_labels
+    while True:
+        rows = fetch_rows(client, job.contract, limit=limit, labelled=True, since=job.request.changed_since)
+        wanted = labels_wanted(gates, _without_erased(job, rows).labeled(), since, after)
+        if not wanted.deeper or len(rows) < limit or limit >= most:
+            return wanted, REST * (time.monotonic() - begun) if limit > enough else 0.0
+        limit = min(2 * limit, most)
 
 
 def material(job: Job, recent: ProductionRows) -> Material:
@@ -110,7 +127,6 @@ def material(job: Job, recent: ProductionRows) -> Material:
     recent = _without_erased(job, recent)
     return Material(
         labeled=labeled.labeled(),
-        new_labels=_new_labels(labeled, job.request),
         reference=ReferenceRows(recent.ids, recent.values),
         champion=champion,
     )
@@ -130,11 +146,12 @@ def _without_erased(job: Job, rows: ProductionRows) -> ProductionRows:
     return rows.without(erased)
 
 
-def _new_labels(rows: ProductionRows, request: Request) -> int:
-    """How many labelled rows of the new population there are."""
-    return int(np.sum(rows.times >= instant64(request.changed_since)))
+def bounds(request: Request) -> tuple[np.datetime64, np.datetime64 | None]:
+    """Since when rows are of the new population, and after when they may judge, None for all."""
+    after = request.judges_after
+    return _instant64(request.changed_since), None if after is None else _instant64(after)
 
 
-def instant64(time: datetime) -> np.datetime64:
+def _instant64(time: datetime) -> np.datetime64:
     """An instant as NumPy has it, which knows no time zones: UTC."""
-    return np.datetime64(time.replace(tzinfo=None))
+    return np.datetime64(time.astimezone(UTC).replace(tzinfo=None))

@@ -48,7 +48,7 @@ def _concluded(
         reason = f"version {request.model_version}, which it would have replaced, does not serve any more"
         deciding.withdraw(connection, request, reason, now)
     elif against:
-        deciding.reject(connection, contract, request, against, now)
+        deciding.reject(connection, request, against, now)
     elif contract.rollout.steps:
         deciding.try_out(connection, contract, state, request, challenger, published, now)
     else:

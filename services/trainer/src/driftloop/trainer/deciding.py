@@ -11,7 +11,7 @@ from psycopg import Connection
 from driftloop.common import metrics
 from driftloop.common.contract import Contract
 from driftloop.trainer.domain.canary import CanaryVerdict
-from driftloop.trainer.domain.requests import State
+from driftloop.trainer.domain.requests import BY_DRIFT, State
 from driftloop.trainer.request_store import Request, RequestStore
 from driftloop.trainer.rollout_store import Rollout, RolloutStore
 from driftloop.trainer.serving import crown, serve
@@ -30,14 +30,14 @@ def promote(
     metrics.RETRAININGS.labels(model.name, "promoted").inc()
 
 
-def reject(connection: Connection, contract: Contract, request: Request, reason: str, now: datetime) -> None:
+def reject(connection: Connection, request: Request, reason: str, now: datetime) -> None:
     """The request came to nothing."""
     _become(connection, request, "rejected", reason, now)
     if request.challenger is not None:
         name, challenger = request.model_name, request.challenger
         Store(connection).set_status(name, challenger, "rejected")
         remember(connection, RunFacts(name, challenger, "rejected", request.model_version, request=request.id), now)
-    _follow(connection, contract, request, now)
+    _follow(connection, request, now)
     metrics.RETRAININGS.labels(request.model_name, "rejected").inc()
 
 
@@ -92,10 +92,13 @@ def accept(
 
 
 def roll_back(
-    connection: Connection, contract: Contract, model: Model, request: Request, rollout: Rollout,
-    verdict: CanaryVerdict | None, reason: str, published: int, now: datetime,
+    connection: Connection, model: Model, request: Request, rollout: Rollout, verdict: CanaryVerdict | None,
+    reason: str, published: int, now: datetime,
 ) -> None:  # fmt: skip
     """The champion serves alone again. Without a verdict somebody has decided, and nothing follows."""
+    newest = RolloutStore(connection).newest(rollout.request_id)
+    if newest is not None:
+        RequestStore(connection).judged_until(request.id, newest)
     RolloutStore(connection).end(rollout.request_id, verdict, now)
     _become(connection, request, "rolled-back", reason, now)
     Store(connection).set_status(model.name, rollout.challenger, "rolled-back")
@@ -105,7 +108,7 @@ def roll_back(
     remember(connection, facts, now)
     serve(connection, model, rollout.champion, published, reason, now)
     if verdict is not None:
-        _follow(connection, contract, request, now)
+        _follow(connection, request, now)
     metrics.RETRAININGS.labels(model.name, "rolled-back").inc()
 
 
@@ -124,14 +127,13 @@ def _figures(verdict: CanaryVerdict | None) -> dict[str, float]:
     return {"rollout.wins": tally.wins, "rollout.losses": tally.losses, "rollout.rows": tally.rows}
 
 
-def _follow(connection: Connection, contract: Contract, request: Request, now: datetime) -> None:
+def _follow(connection: Connection, request: Request, now: datetime) -> None:
     """While the alarm is open, a request that came to nothing is followed by one that waits for labels of its own.
 
-    Judging again on the same labels would only try its luck.
+    Judging again on the same labels would only try its luck: see `Request.judges_after`.
     """
-    if request.cleared or request.cause not in ("drift", "follow-up"):
+    if request.cleared or request.cause not in BY_DRIFT:
         return
-    wanted = max(request.labels_judged, request.labels_before_next) + contract.gates.gate_labels
     RequestStore(connection).open(
         f"follow-up:{request.id}",
         "follow-up",
@@ -142,6 +144,5 @@ def _follow(connection: Connection, contract: Contract, request: Request, now: d
         f"request {request.id} came to nothing, and its alarm is still open",
         concept_drift=request.concept_drift,
         attempts=request.attempts + 1,
-        labels_before_next=wanted,
         traceparent=request.traceparent,
     )

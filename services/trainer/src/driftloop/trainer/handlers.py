@@ -8,7 +8,7 @@ from psycopg import Connection
 from driftloop.common.clock import Clock
 from driftloop.common.events import DriftDetected, LabelRetracted, ModelStatus, PredictionLabeled, SubjectErased
 from driftloop.trainer import deciding
-from driftloop.trainer.domain.requests import Cause
+from driftloop.trainer.domain.requests import BY_DRIFT, Cause
 from driftloop.trainer.evidence_store import EvidenceStore
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.rollout_store import PairedLabel, Rollout, RolloutStore, unit
@@ -32,7 +32,7 @@ def on_drift(
     Store(connection).set_blocked(event.model_name, event.explanation if event.retraining_blocked else None)
     if event.retraining_blocked:
         reason = f"nothing is learnt from bad data: {event.explanation}"
-        _withdraw(connection, clock, event.model_name, reason, ("drift", "follow-up", "schedule"))
+        _withdraw(connection, clock, event.model_name, reason, (*BY_DRIFT, "schedule"))
     elif event.change == "opened" and event.severity == "CRITICAL":
         since = event.changed_since or event.window_start
         opened = requests.open(
@@ -56,7 +56,7 @@ def on_drift(
 
 
 def _withdraw(
-    connection: Connection, clock: Clock, model: str, reason: str, causes: Sequence[Cause] = ("drift", "follow-up")
+    connection: Connection, clock: Clock, model: str, reason: str, causes: Sequence[Cause] = BY_DRIFT
 ) -> None:
     """Take back what was asked for by one of these.
 
@@ -108,6 +108,7 @@ def paired_label(rollout: Rollout, event: PredictionLabeled) -> PairedLabel | No
     return PairedLabel(
         unit=unit(event.subject, event.prediction_id),
         prediction_id=event.prediction_id,
+        predicted_at=event.predicted_at,
         label=bool(event.label),
         champion=said[rollout.champion],
         challenger=said[rollout.challenger],

@@ -108,7 +108,7 @@ class Operations:
             champion = _champion(model)
             request, rollout = _open(connection, contract)
             if to in (None, champion) and request is not None and rollout is not None:
-                deciding.roll_back(connection, contract, model, request, rollout, None, said, published, now)
+                deciding.roll_back(connection, model, request, rollout, None, said, published, now)
             else:
                 target = store.champion_before(contract.name, champion) if to is None else to
                 if target == champion:

@@ -9,12 +9,16 @@ from psycopg import Connection
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
-from driftloop.trainer.domain.requests import BEFORE, ENDED, Cause, State
+from driftloop.trainer.domain.requests import BEFORE, BY_DRIFT, ENDED, Cause, State
 
 _CURRENT = """
-SELECT id, model_name, model_version, state, cause, changed_since, opened_at, attempts, labels_before_next, tries,
-    concept_drift, challenger, labels_judged, judged_since, cleared, by_hand, traceparent
-FROM requests WHERE model_name = %s AND closed_at IS NULL
+SELECT id, model_name, model_version, state, cause, changed_since, opened_at, attempts, tries, concept_drift,
+    challenger, judged_since, CASE WHEN cause = ANY(%s) THEN (
+        SELECT max(judged_until) FROM requests e
+        WHERE (e.model_name, e.model_version) = (r.model_name, r.model_version) AND e.id < r.id AND e.cause = ANY(%s)
+            AND (e.challenger IS NOT NULL OR e.state = 'rejected')) END AS judges_after, cleared, by_hand,
+    traceparent
+FROM requests r WHERE model_name = %s AND closed_at IS NULL
 """
 _SHOWN = """
 SELECT id, model_name, model_version, state, reason, cause, lacking, attempts, tries, challenger, changed_since,
@@ -27,12 +31,12 @@ FROM requests r WHERE %(model)s::text IS NULL OR model_name = %(model)s ORDER BY
 
 @dataclass(frozen=True)
 class Request:
-    """A retraining that is not done. `labels_before_next` labels of the new population must be there to train.
+    """A retraining that is not done.
 
     `attempts` counts the requests before it that came to nothing, `tries` how often a training of this one was begun.
-    `challenger` was judged on rows predicted from `judged_since` on, when there were `labels_judged` labels of the new
-    population. `cleared`: the alarm that asked for it is over. `by_hand`: somebody asked for it, alone or
-    besides an alarm or the schedule.
+    `challenger` was judged on rows predicted from `judged_since` on. Of a request of drift only rows predicted later
+    than `judges_after` may judge: older ones may have judged an attempt before it. `cleared`: its alarm is over.
+    `by_hand`: somebody asked for it, alone or besides an alarm or the schedule.
     """
 
     id: int
@@ -43,12 +47,11 @@ class Request:
     changed_since: datetime
     opened_at: datetime
     attempts: int
-    labels_before_next: int
     tries: int
     concept_drift: bool
     challenger: int | None = None
-    labels_judged: int = 0
     judged_since: datetime | None = None
+    judges_after: datetime | None = None
     cleared: bool = False
     by_hand: bool = False
     traceparent: str | None = None
@@ -74,18 +77,17 @@ class RequestStore:
         *,
         concept_drift: bool = False,
         attempts: int = 0,
-        labels_before_next: int = 0,
         traceparent: str | None = None,
     ) -> int | None:
         """Open a request; its id, or None where `identity` opened one before, or another of the model is open."""
         row = self._connection.execute(
             "INSERT INTO requests (event_id, cause, model_name, model_version, state, reason, changed_since, "
-            "opened_at, concept_drift, attempts, labels_before_next, by_hand, traceparent) "
-            "VALUES (%s, %s, %s, %s, 'awaiting-labels', %s, %s, %s, %s, %s, %s, %s, %s) "
+            "opened_at, concept_drift, attempts, by_hand, traceparent) "
+            "VALUES (%s, %s, %s, %s, 'awaiting-labels', %s, %s, %s, %s, %s, %s, %s) "
             "ON CONFLICT DO NOTHING RETURNING id",
             [
                 identity, cause, model, version, reason, since, now,
-                concept_drift, attempts, labels_before_next, cause == "manual", traceparent,
+                concept_drift, attempts, cause == "manual", traceparent,
             ],
         ).fetchone()  # fmt: skip
         if row is None:
@@ -96,7 +98,8 @@ class RequestStore:
     def current(self, model: str, *, lock: bool = False) -> Request | None:
         """The model's request that is open, if there is one."""
         with self._connection.cursor(row_factory=class_row(Request)) as cursor:
-            return cursor.execute(_CURRENT + (" FOR UPDATE" if lock else ""), [model]).fetchone()
+            query = _CURRENT + (" FOR UPDATE OF r" if lock else "")
+            return cursor.execute(query, [list(BY_DRIFT), list(BY_DRIFT), model]).fetchone()
 
     def become(self, request: int, state: State, reason: str, now: datetime) -> bool:
         """Let a request be in another state. Says whether it was in one that this may follow."""
@@ -137,10 +140,10 @@ class RequestStore:
         """
         self._connection.execute(
             "UPDATE requests SET cleared = false, concept_drift = concept_drift OR %s, changed_since = "
-            "CASE WHEN cause IN ('drift', 'follow-up') THEN greatest(changed_since, %s) ELSE %s END, "
+            "CASE WHEN cause = ANY(%s) THEN greatest(changed_since, %s) ELSE %s END, "
             "cause = CASE WHEN cause = 'follow-up' THEN cause ELSE 'drift' END "
             "WHERE model_name = %s AND closed_at IS NULL",
-            [concept_drift, changed_since, changed_since, model],
+            [concept_drift, list(BY_DRIFT), changed_since, changed_since, model],
         )
 
     def ask_by_hand(self, request: int, state: State, reason: str, now: datetime) -> None:
@@ -148,10 +151,10 @@ class RequestStore:
         self._connection.execute("UPDATE requests SET by_hand = true WHERE id = %s", [request])
         self.say(request, state, reason, now)
 
-    def count_try(self, request: int, labels: int) -> None:
-        """A training began, when there were so many labels of the new population."""
+    def count_try(self, request: int, newest: datetime | None) -> None:
+        """A training began; the newest row that may judge what it makes was predicted then."""
         self._connection.execute(
-            "UPDATE requests SET tries = tries + 1, labels_judged = %s WHERE id = %s", [labels, request]
+            "UPDATE requests SET tries = tries + 1, judged_until = %s WHERE id = %s", [newest, request]
         )
 
     def forget_try(self, request: int) -> None:
@@ -162,6 +165,12 @@ class RequestStore:
         """Say which version a request made, and since when the rows are that judged it."""
         self._connection.execute(
             "UPDATE requests SET challenger = %s, judged_since = %s WHERE id = %s", [challenger, since, request]
+        )
+
+    def judged_until(self, request: int, newest: datetime) -> None:
+        """Rows predicted until then have judged what a request made."""
+        self._connection.execute(
+            "UPDATE requests SET judged_until = greatest(judged_until, %s) WHERE id = %s", [newest, request]
         )
 
     def clear(self, request: int) -> None:

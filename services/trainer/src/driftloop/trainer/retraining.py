@@ -55,18 +55,27 @@ class RetrainingWorker:
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
+                self._show_nothing()
                 said = {"model": self._model.contract.name, "error": type(error).__name__}
                 logger.warning("retraining waits for the database", extra=said)
             # Only now: what was decided is on its way, and the next training may take long to come.
             self._resources.prepare()
             self._wake.wait(self._resources.check_seconds)
+        self._show_nothing()
 
     def _look(self, stopped: Stopped) -> None:
         """One look; the lock is held no longer, so that another trainer may have what this one has no turn for."""
         with self._locks.hold(self._model.contract.name) as lost:
+            if lost is None:
+                self._show_nothing()
             request = None if lost is None else self._current()
             if lost is not None and request is not None:
                 self._look_after(Job(self._resources, self._model, request, lambda: stopped() or lost(), self._pause))
+
+    def _show_nothing(self) -> None:
+        """Take down what another trainer shows, or nobody knows."""
+        for gauge in (metrics.RETRAIN_WAITING, metrics.CHAMPION_VERSION):
+            gauge.remove(self._model.contract.name)
 
     def _pause(self) -> None:
         # What woke it before says nothing of what it waits for now.

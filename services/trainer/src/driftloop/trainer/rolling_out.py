@@ -58,6 +58,8 @@ class RolloutWorker:
         for model, contract in self._contracts.items():
             if model in current:
                 self._look_at(contract)
+            else:
+                metrics.ROLLOUT_LABELS.remove(model)
 
     def _look_at(self, contract: Contract) -> None:
         with self._pool.connection() as connection:
@@ -85,7 +87,7 @@ class RolloutWorker:
         elif move.kind == "promote":
             deciding.accept(connection, model, request, rollout, move.verdict, move.reason, published, now)
         elif move.kind == "roll back":
-            deciding.roll_back(connection, contract, model, request, rollout, move.verdict, move.reason, published, now)
+            deciding.roll_back(connection, model, request, rollout, move.verdict, move.reason, published, now)
         said = {"model": contract.name, "version": rollout.challenger, "move": move.kind, "reason": move.reason}
         logger.info("a roll-out moves", extra=said)
 

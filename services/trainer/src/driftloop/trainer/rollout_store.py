@@ -30,9 +30,10 @@ ORDER BY replica
 # A correction replaces the label of the same prediction. Of a patient another prediction counts only where the first
 # one's label was taken back.
 _COUNT = """
-INSERT INTO rollout_labels AS r VALUES (%s, %s, %s, %s, %s, %s)
+INSERT INTO rollout_labels AS r VALUES (%s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (request_id, unit) DO UPDATE SET prediction_id = excluded.prediction_id, label = excluded.label,
-    champion = excluded.champion, challenger = excluded.challenger
+    champion = excluded.champion, challenger = excluded.challenger,
+    predicted_at = greatest(r.predicted_at, excluded.predicted_at)
 WHERE r.prediction_id = excluded.prediction_id OR r.label IS NULL
 """
 
@@ -53,6 +54,7 @@ class PairedLabel:
 
     unit: str
     prediction_id: str
+    predicted_at: datetime
     label: bool
     champion: bool
     challenger: bool
@@ -106,6 +108,7 @@ class RolloutStore:
                 int(label.label),
                 int(label.champion),
                 int(label.challenger),
+                label.predicted_at,
             ],
         )
 
@@ -130,6 +133,13 @@ class RolloutStore:
         ).fetchone()
         assert row is not None
         return Tally(wins=row[0], losses=row[1], rows=row[2])
+
+    def newest(self, request: int) -> datetime | None:
+        """When the newest request was predicted on which both models were compared, None if they were on none."""
+        row = self._connection.execute(
+            "SELECT max(predicted_at) FROM rollout_labels WHERE request_id = %s", [request]
+        ).fetchone()
+        return row[0] if row else None
 
     # --- what replicas say
 

@@ -10,7 +10,7 @@ from driftloop.common import metrics
 from driftloop.common.postgres.pool import is_transient
 from driftloop.common.registry import ArtifactConflict, ArtifactError
 from driftloop.trainer import deciding
-from driftloop.trainer.awaiting import Material, instant64
+from driftloop.trainer.awaiting import Material, bounds
 from driftloop.trainer.domain.card import card_of
 from driftloop.trainer.domain.challenger import instant
 from driftloop.trainer.domain.dataset import Division, division_of
@@ -73,7 +73,7 @@ def failed(job: Job, tries: int, failure: Failure) -> None:
             reason = f"the training failed, and is tried once more: {failure.message}"
             store.become(request.id, "awaiting-labels", reason, now)
             return
-        deciding.reject(connection, job.contract, found, f"no challenger could be made: {failure.message}", now)
+        deciding.reject(connection, found, f"no challenger could be made: {failure.message}", now)
 
 
 def _begin(job: Job, material: Material) -> int | None:
@@ -90,7 +90,8 @@ def _begin(job: Job, material: Material) -> int | None:
         Store(connection).lock_model(request.model_name, now)
         if not store.become(request.id, "training", reason, now):
             return None
-        store.count_try(request.id, material.new_labels)
+        times = material.labeled.times
+        store.count_try(request.id, instant(times.max()) if len(times) else None)
         version = Store(connection).reserve_version(request.model_name, free, now)
     logger.info("training a challenger", extra={"model": request.model_name, "version": version})
     return version
@@ -98,11 +99,11 @@ def _begin(job: Job, material: Material) -> int | None:
 
 def _task(job: Job, material: Material, version: int) -> TrainingTask:
     """What the training process is given. Raises ValueError where the rows allow none."""
-    since = instant64(job.request.changed_since)
+    since, after = bounds(job.request)
     return TrainingTask(
         contract=job.contract,
         baseline=job.model.baseline,
-        division=division_of(job.contract, material.labeled, since),
+        division=division_of(job.contract, material.labeled, since, after),
         reference=material.reference,
         champion=material.champion.model,
         since=since,

@@ -52,9 +52,9 @@ class LabeledRows:
 
 @dataclass(frozen=True)
 class Division:
-    """Labelled rows, divided: `train` is older than `gate`.
+    """Labelled rows, divided: `train` is older than `gate`, which has one row of a patient.
 
-    Of the older rows, `withheld` are left out because their subject is among the gate's, `unused` by the recipe.
+    `withheld` are on neither side because another row of their subject is the gate's, `unused` by the recipe.
     """
 
     train: LabeledRows
@@ -70,26 +70,50 @@ class Division:
         return cls(rows, rows, withheld=0)
 
 
-def divide(rows: LabeledRows, gate_labels: int) -> Division:
-    """Give the newest `gate_labels` rows to the gate and the older ones to training.
+def divide(rows: LabeledRows, gate_labels: int, after: np.datetime64 | None = None) -> Division:
+    """Give the newest row of each of the newest `gate_labels` patients to the gate, and what is older to training.
 
-    Rows of one instant are ordered by id, so that the same rows are always divided the same. Older rows of a subject
-    that is among the gate's are withheld: a patient whom the challenger has met proves nothing.
+    A row that names no subject counts as a patient's only one. The gate's tests take its rows for independent, which
+    forty rows of one patient are not. All other rows of the gate's subjects are withheld: a patient whom the challenger
+    has met proves nothing. With `after` the gate gets only rows predicted later than that, though they may be fewer.
+    Rows of one instant are ordered by id, so that the same rows are always divided the same.
     """
     order = np.lexsort((rows.ids, rows.times))
-    edge = max(0, len(rows) - gate_labels)
-    older, gate = order[:edge], order[edge:]
+    judging = _judging(rows, order, gate_labels, after)
+    gate = order[judging]
     known = set(rows.subjects[gate].tolist()) - {""}
+    older = order[: judging[0]] if len(judging) else order
     met = np.array([subject in known for subject in rows.subjects[older].tolist()], dtype=np.bool_)
-    return Division(rows.take(older[~met]), rows.take(gate), withheld=int(met.sum()))
+    train = older[~met]
+    return Division(rows.take(train), rows.take(gate), withheld=len(rows) - len(train) - len(gate))
 
 
-def division_of(contract: Contract, rows: LabeledRows, since: np.datetime64) -> Division:
+def _judging(
+    rows: LabeledRows, order: NDArray[np.int64], gate_labels: int, after: np.datetime64 | None
+) -> NDArray[np.int64]:
+    """Which places in `order`, oldest first, the gate gets: whatever is newer than these is of the same patients."""
+    first = 0 if after is None else int(np.searchsorted(rows.times[order], after, side="right"))
+    subjects = rows.subjects[order[first:]].tolist()
+    found: list[int] = []
+    met: set[str] = set()
+    for place in reversed(range(len(subjects))):
+        if len(found) == gate_labels:
+            break
+        if subjects[place] not in met:
+            found.append(first + place)
+            met.update({subjects[place]} - {""})
+    return np.array(found[::-1], dtype=np.int64)
+
+
+def division_of(
+    contract: Contract, rows: LabeledRows, since: np.datetime64, after: np.datetime64 | None = None
+) -> Division:
     """The rows as `divide` divides them, of the older only those that the contract's recipe asks for.
 
-    `since` is when the new population came. Raises ValueError where nothing is left to train on.
+    `since` is when the new population came; only rows predicted later than `after` judge. Raises ValueError where
+    nothing is left to train on.
     """
-    recipe, divided = contract.training, divide(rows, contract.gates.gate_labels)
+    recipe, divided = contract.training, divide(rows, contract.gates.gate_labels, after)
     times = divided.train.times
     wanted = np.ones(len(times), dtype=np.bool_)
     if recipe.rows == "new":
@@ -108,13 +132,37 @@ def division_of(contract: Contract, rows: LabeledRows, since: np.datetime64) -> 
     return replace(divided, train=divided.train.take(chosen), unused=len(times) - len(chosen))
 
 
-def labels_wanted(gates: Gates, times: NDArray[np.datetime64], since: np.datetime64) -> int:
-    """How many more labels a retraining waits for, 0 when it may start; `times` [n] are those of the labelled rows.
+@dataclass(frozen=True)
+class LabelsWanted:
+    """How many more labels a retraining waits for at least: so many that judge, and so many to train on besides.
+
+    `deeper` says that rows older than those that were looked at may be some of them.
+    """
+
+    judging: int
+    training: int
+    deeper: bool
+
+    @property
+    def total(self) -> int:
+        """How many in all, 0 when the training may start."""
+        return self.judging + self.training
+
+
+def labels_wanted(
+    gates: Gates, rows: LabeledRows, since: np.datetime64, after: np.datetime64 | None = None
+) -> LabelsWanted:
+    """What the newest labelled rows lack for a retraining.
 
     Only rows predicted at or after `since`, when the new population came, count. With 300 of its labels among 1,300 the
-    newest 300 are the gate's, nothing is learnt from it, and a challenger no better than the champion can pass.
+    newest 300 are the gate's, nothing is learnt from it, and a challenger no better than the champion can pass. They
+    count as `divide` divides them: of a patient one row judges, and only one predicted later than `after`.
     """
-    return max(0, gates.train_labels + gates.gate_labels - int(np.sum(times >= since)))
+    new = divide(rows.take(np.flatnonzero(rows.times >= since)), gates.gate_labels, after)
+    judging = gates.gate_labels - len(new.gate)
+    training = max(0, gates.train_labels - len(new.train))
+    passed = after is not None and bool((rows.times <= after).any())
+    return LabelsWanted(judging, training, deeper=not passed if judging else training > 0)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from driftloop.trainer.domain.split import BaselineSplit, split_baseline
 class LeakReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was found where there is no leak.
 
-    `training_rows`, `gate_rows` and `holdout_rows` were compared; of the older rows `withheld` were left out for their
-    patient's sake, `unused` by the recipe. Of the gate's rows `gate_unknown` name no subject. `gate_repeated` and
-    `holdout_repeated` have a training row with the same values and label. Of the training rows `contradictory` have
-    one of the same subject with the same values and the other label. `sha256` is that of all that was compared.
+    `training_rows`, `gate_rows` and `holdout_rows` were compared; `withheld` rows were left out because another of
+    their patient is the gate's, `unused` by the recipe. Of the gate's rows `gate_unknown` name no subject.
+    `gate_repeated` and `holdout_repeated` have a training row with the same values and label. Of the training rows
+    `contradictory` have one of the same subject with the same values and the other label. `sha256` is that of all that
+    was compared.
     """
 
     training_rows: int
@@ -114,7 +115,13 @@ def _check_sides(train: LabeledRows, gate: LabeledRows) -> None:
     both = set(gate.ids.tolist()).intersection(train.ids.tolist())
     if both:
         raise LeakError(f"{len(both)} predictions are both trained on and the gate's: divide them anew")
-    met = set(gate.subjects.tolist()).intersection(train.subjects.tolist()) - {""}
+    known = gate.subjects[gate.subjects != ""].tolist()
+    judged = set(known)
+    if len(judged) != len(known):
+        raise LeakError(
+            f"{len(known) - len(judged)} of the gate's rows are of a patient who has judged: give it one each"
+        )
+    met = judged.intersection(train.subjects.tolist())
     if met:
         raise LeakError(f"rows of {len(met)} patients are both trained on and the gate's: withhold the older ones")
     if np.isnat(train.times).any() or np.isnat(gate.times).any():

@@ -12,6 +12,8 @@ State = Literal[
     "awaiting-labels", "training", "evaluated", "canary", "promoted", "rejected", "rolled-back", "withdrawn"
 ]
 Cause = Literal["drift", "schedule", "manual", "follow-up"]
+# What a drift alarm asks for, at once or after an attempt that came to nothing.
+BY_DRIFT: tuple[Cause, ...] = ("drift", "follow-up")
 
 # What a request may have been before it becomes this. A training that ended badly waits anew, or is rejected.
 BEFORE: Mapping[State, tuple[State, ...]] = {
@@ -50,6 +52,15 @@ def next_training(
         if free > earliest:
             earliest, reason = free, f"the daily limit of {retraining.daily_limit} trainings"
     return earliest, reason
+
+
+def waiting_for(lacking: Mapping[str, int], judges_after: datetime | None) -> str:
+    """What a request waits for in words: how many more of what, and from when on where older rows have judged."""
+    told = [f"{rows} more {name.replace('_', ' ')}" for name, rows in lacking.items() if rows]
+    text = "waiting for " + " and ".join(told) + " of the new population"
+    if judges_after is None:
+        return text
+    return f"{text}: only rows predicted after {judges_after:%Y-%m-%d %H:%M:%S} UTC judge, older ones have done so"
 
 
 def next_run(schedule: str, after: datetime) -> datetime:
