@@ -545,6 +545,17 @@ def test_a_few_labels_that_are_taken_back_say_nothing_against_a_challenger(learn
 
     object.__setattr__(learning.artifacts, "write", taken_back)
     assert learning.retrain()["state"] == "promoted"
+    found = learning.decision(2)
+    assert (found["same"], found["decision"]["newest"]["rows"]) == (True, 100)
+    later = found["relabelled"]
+    assert (later["same"], later["decision"]["promoted"], later["decision"]["newest"]["rows"]) == (True, True, 90)
+    assert learning.requests()[0]["reason"] == "; ".join(later["decision"]["reasons"])
+
+
+def test_a_decision_that_no_label_changed_is_made_once(learning: Trainer) -> None:
+    learning.drift()
+    learning.retrain()
+    assert "relabelled" not in learning.decision(2)
 
 
 def test_labels_that_are_taken_back_between_training_and_promotion_count_no_more(learning: Trainer) -> None:
@@ -561,6 +572,19 @@ def test_labels_that_are_taken_back_between_training_and_promotion_count_no_more
     assert request["state"] == "rejected"
     assert request["reason"].startswith("90 labels that it was judged on were amended or taken back since: only 10 of")
     assert learning.versions() == {1: "champion", 2: "rejected"}
+    found = learning.decision(2)
+    assert (found["decision"]["promoted"], found["same"]) == (True, True)
+    later = found["relabelled"]
+    assert (later["decision"]["promoted"], later["same"]) == (False, True)
+    assert later["decision"]["reasons"][0] in request["reason"]
+
+
+def test_what_a_decision_was_made_again_from_goes_with_an_erased_judge(learning: Trainer) -> None:
+    test_labels_that_are_taken_back_between_training_and_promotion_count_no_more(learning)
+    learning.hear(SubjectErased(subject=learning.labels.ids[-95].removeprefix("p-"), erased_at=LATER, predictions=1))
+    later = learning.decision(2)["relabelled"]
+    assert (later["decision"]["promoted"], later["again"], later["same"]) == (False, None, None)
+    assert learning.rows("SELECT data, relabelled FROM evidence WHERE version = 2") == [(None, None)]
 
 
 def test_a_challenger_one_of_whose_judges_was_erased_meanwhile_does_not_serve(learning: Trainer) -> None:

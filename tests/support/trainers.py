@@ -27,7 +27,7 @@ from driftloop.common.rows import Row
 from driftloop.trainer import handlers
 from driftloop.trainer.api import create_app
 from driftloop.trainer.domain.challenger import BaselineData
-from driftloop.trainer.evidence_store import EvidenceStore
+from driftloop.trainer.evidence_store import EvidenceStore, recomputed
 from driftloop.trainer.first import train_first
 from driftloop.trainer.model_locks import ModelLocks
 from driftloop.trainer.operations import Operations
@@ -255,6 +255,11 @@ class Trainer:
         assert evidence is not None
         found: list[str] = evidence.ids.tolist()
         return found
+
+    def decision(self, version: int) -> dict[str, Any]:
+        """A version's decision, made again."""
+        with self.pool.connection() as connection:
+            return recomputed(connection, NAME, version)
 
     def versions(self) -> dict[int, str]:
         """What became of each version."""

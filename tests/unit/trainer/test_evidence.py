@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from driftloop.common.contract import Gates
 from driftloop.common.registry import DigestMismatch
-from driftloop.trainer.domain.evidence import Evidence, decide
+from driftloop.trainer.domain.evidence import Evidence, decide, reconsider
 from driftloop.trainer.domain.gate import Paired
 from driftloop.trainer.evidence_file import decode, encode
 
@@ -145,6 +145,14 @@ def test_too_many_retracted_labels_are_missing_evidence() -> None:
     decision = decide(six().relabelled(dict.fromkeys(("p0", "p1", "p2"))))
     assert not decision.promoted
     assert decision.reasons[0] == "only 3 of 4 newest labelled rows: wait for labels"
+
+
+def test_a_decision_is_made_again_by_the_labels_as_they_are_now_and_from_nine_tenths_of_them() -> None:
+    again = reconsider(replace(six(), gates=msgspec.structs.replace(GATES, gate_labels=5)), {"p0": None, "p3": 0})
+    assert (again.changed, again.evidence.gates.gate_labels, len(again.evidence.ids)) == (2, 5, 5)
+    assert again.decision == decide(decode(encode(again.evidence)))
+    few = reconsider(replace(six(), gates=msgspec.structs.replace(GATES, gate_labels=6)), dict.fromkeys(("p0", "p3")))
+    assert few.decision.reasons[0] == "only 4 of 6 newest labelled rows: wait for labels"
 
 
 def test_a_label_that_is_none_is_refused() -> None:

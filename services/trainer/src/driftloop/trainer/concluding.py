@@ -1,16 +1,13 @@
 """The end of a request whose challenger was judged: promoted, tried out or rejected, by what holds of it today."""
 
 import logging
-import math
-from dataclasses import replace
 from datetime import datetime
 
-import msgspec
 from psycopg import Connection
 
 from driftloop.common.contract import Contract
 from driftloop.trainer import deciding
-from driftloop.trainer.domain.evidence import Evidence, decide
+from driftloop.trainer.domain.evidence import Evidence, Reconsidered, reconsider
 from driftloop.trainer.evidence_store import EvidenceStore
 from driftloop.trainer.label_rows import fetch_rows
 from driftloop.trainer.request_store import Request, RequestStore
@@ -19,15 +16,12 @@ from driftloop.trainer.store import Model, Store
 
 logger = logging.getLogger(__name__)
 
-# Of the labels that judged a challenger so many must still be there when it is to serve.
-KEPT_LABELS = 0.9
-
 
 def conclude(job: Job) -> None:
     """Promote, try out or reject a challenger that was judged."""
     name, challenger = job.contract.name, job.request.challenger
     assert challenger is not None
-    against = _objections(job, challenger)
+    against, again = _objections(job, challenger)
     published = job.resources.highest_revision(name)
     with job.resources.pool.connection() as connection:
         now = job.resources.clock()
@@ -35,14 +29,16 @@ def conclude(job: Job) -> None:
         found = RequestStore(connection).current(name, lock=True)
         if found is None or found.id != job.request.id or found.state != "evaluated":
             return
-        _concluded(connection, job.contract, state, found, challenger, against, published, now)
+        if again is not None:
+            EvidenceStore(connection).reconsidered(name, challenger, again, now)
+        _concluded(connection, job.contract, state, found, challenger, against, again, published, now)
     job.resources.published()
     logger.info("a request was decided", extra={"model": name, "request": job.request.id, "against": against})
 
 
 def _concluded(
     connection: Connection, contract: Contract, state: Model, request: Request, challenger: int,
-    against: str, published: int, now: datetime,
+    against: str, again: Reconsidered | None, published: int, now: datetime,
 ) -> None:  # fmt: skip
     if state.champion != request.model_version:
         reason = f"version {request.model_version}, which it would have replaced, does not serve any more"
@@ -52,12 +48,12 @@ def _concluded(
     elif contract.rollout.steps:
         deciding.try_out(connection, contract, state, request, challenger, published, now)
     else:
-        reason = "; ".join(Store(connection).decision(contract.name, challenger).reasons)
-        deciding.promote(connection, state, request, challenger, reason, published, now)
+        decision = again.decision if again else Store(connection).decision(contract.name, challenger)
+        deciding.promote(connection, state, request, challenger, "; ".join(decision.reasons), published, now)
 
 
-def _objections(job: Job, challenger: int) -> str:
-    """Why a challenger must not serve, "" if nothing is against it.
+def _objections(job: Job, challenger: int) -> tuple[str, Reconsidered | None]:
+    """Why a challenger must not serve, "" if nothing is against it, and the decision where it was made again.
 
     Labels are amended, and taken back: what the gate has seen must still hold.
     """
@@ -66,19 +62,17 @@ def _objections(job: Job, challenger: int) -> str:
         decision = Store(connection).decision(name, challenger)
         evidence = EvidenceStore(connection).get(name, challenger)
     if not decision.promoted:
-        return "; ".join(decision.reasons)
+        return "; ".join(decision.reasons), None
     if evidence is None:
-        return "a patient whose rows judged it was erased meanwhile: it is judged anew on others"
+        return "a patient whose rows judged it was erased meanwhile: it is judged anew on others", None
     changed = _changed(job, evidence)
     if not changed:
-        return ""
-    # It had enough labels; that a few of them went since says nothing against it.
-    gates = msgspec.structs.replace(evidence.gates, gate_labels=math.ceil(KEPT_LABELS * evidence.gates.gate_labels))
-    again = decide(replace(evidence.relabelled(changed), gates=gates))
-    if again.promoted:
-        return ""
-    reasons = "; ".join(again.reasons)
-    return f"{len(changed)} labels that it was judged on were amended or taken back since: {reasons}"
+        return "", None
+    again = reconsider(evidence, changed)
+    if again.decision.promoted:
+        return "", again
+    reasons = "; ".join(again.decision.reasons)
+    return f"{again.changed} labels that it was judged on were amended or taken back since: {reasons}", again
 
 
 def _changed(job: Job, evidence: Evidence) -> dict[str, int | None]:

@@ -1,6 +1,7 @@
 """What a decision of the gate was made from: kept, so that anyone can decide again and come to the same."""
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from driftloop.common.contract import Gates
 from driftloop.trainer.domain.gate import GateDecision, Paired, judge
+
+# Of the labels that judged a challenger so many must still be there when it is to serve.
+KEPT_LABELS = 0.9
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,25 @@ class Evidence:
             newest=self.newest.where(kept),
             segments={name: mask[kept] for name, mask in self.segments.items()},
         )
+
+
+@dataclass(frozen=True)
+class Reconsidered:
+    """A decision made again because so many labels are `changed`, and from what it was made."""
+
+    evidence: Evidence
+    decision: GateDecision
+    changed: int
+
+
+def reconsider(evidence: Evidence, changed: Mapping[str, int | None]) -> Reconsidered:
+    """Decide by the labels as they are now, see `Evidence.relabelled`.
+
+    There were enough of them; that a few went since says nothing against it.
+    """
+    gates = msgspec.structs.replace(evidence.gates, gate_labels=math.ceil(KEPT_LABELS * evidence.gates.gate_labels))
+    now = replace(evidence.relabelled(changed), gates=gates)
+    return Reconsidered(now, decide(now), len(changed))
 
 
 def decide(evidence: Evidence) -> GateDecision:
