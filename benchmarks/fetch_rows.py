@@ -87,6 +87,7 @@ def _write(file: Path, rows: int) -> None:
             columns = {
                 "prediction_id": pa.array([f"{number:036d}" for number in numbers]),
                 "predicted_at": pa.array(START - np.array(numbers).astype("m8[s]")).cast(pa.timestamp("us", tz="UTC")),
+                "labeled_at": pa.array(START - np.array(numbers).astype("m8[s]")).cast(pa.timestamp("us", tz="UTC")),
                 "label": pa.array(rng.integers(0, 2, len(numbers)), pa.int8()),
                 "subject": pa.array([f"{number:032x}" for number in numbers]),
             }

@@ -146,6 +146,14 @@ def test_what_judged_before_the_migration_judges_no_more(trainer: Trainer) -> No
     assert follower.judges_after == LATER
 
 
+def test_the_card_says_how_late_the_labels_came(learning: Trainer) -> None:
+    learning.drift()
+    learning.retrain()
+    ((delays,),) = learning.rows("SELECT card->'label_delays' FROM versions WHERE version = 2")
+    assert delays["newest"] == {"rows": 100, "p50_seconds": 300.0, "p90_seconds": 300.0}
+    assert delays["training"]["rows"] == 600
+
+
 # --- patients who come again
 
 

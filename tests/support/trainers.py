@@ -131,6 +131,7 @@ class LabelIngest:
     def _row(self, time: datetime, number: int, row: Row, label: int) -> dict[str, object]:
         name, subject = f"p-{number:032x}", number % self._patients if self._patients else number
         known = {"prediction_id": name, "predicted_at": time, "subject": f"{subject:032x}"}
+        known |= {"labeled_at": time + timedelta(minutes=5)}
         return known | {"label": None if name in self.taken_back else label} | {
             f"feature.{feature}": value for feature, value in row.items()
         }  # fmt: skip

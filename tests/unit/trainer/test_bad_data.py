@@ -79,7 +79,8 @@ def test_balance_does_not_make_up_a_class_that_is_not_there(champion: bytes) -> 
 
 def test_without_a_single_label_nothing_is_judged(champion: bytes) -> None:
     rows = usual()
-    unlabelled = ProductionRows(rows.ids, rows.times, rows.values, np.full(100, -1, dtype=np.int8), rows.subjects)
+    none, never = np.full(100, -1, dtype=np.int8), np.full(100, "NaT", dtype="M8[us]")
+    unlabelled = ProductionRows(rows.ids, rows.times, rows.values, none, rows.subjects, never)
     with pytest.raises(ValueError, match="no labelled rows: nothing can be measured; wait for labels"):
         challenged(unlabelled.labeled(), champion)
 

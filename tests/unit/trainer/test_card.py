@@ -1,15 +1,18 @@
 """The card tells the whole story, of older releases' versions, too; and a person can read it."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import jsonschema
 import msgspec
+import numpy as np
 import pytest
 
-from driftloop.trainer.domain.card import ModelCard, card_schema, code_version
+from driftloop.trainer.domain.card import LabelDelay, ModelCard, card_schema, code_version, label_delays
 from driftloop.trainer.domain.card_text import render
 from driftloop.trainer.domain.challenger import BaselineData, Challenger, first_version
+from driftloop.trainer.domain.dataset import LabeledRows
 from tests.support.models import shipped
 from tests.support.paths import ROOT
 
@@ -92,6 +95,27 @@ def test_the_page_has_every_part(first: Challenger) -> None:
         "driftloop-trainer 0.1.0",
     ):
         assert part in page
+
+
+def test_the_page_says_how_late_labels_came(first: Challenger) -> None:
+    delays = {"newest": LabelDelay(rows=300, p50_seconds=5_400, p90_seconds=12.5 * 86_400)}
+    page = render(msgspec.structs.replace(first.card, label_delays=delays))
+    said = "Labels of newest, 300: half of them came within 1.5 hours of the prediction, nine of ten within 12.5 days."
+    assert said in page
+
+
+def test_how_late_labels_came_is_summed_up_as_far_as_it_is_known() -> None:
+    n = 11
+    times = np.datetime64("2026-03-01", "us") + np.arange(n).astype("m8[s]")
+    rows = LabeledRows(
+        np.array([f"p-{row}" for row in range(n)]), times, np.zeros((n, 1)), np.zeros(n, np.int8), np.full(n, "")
+    )
+    late = times + (np.arange(n) * 10).astype("m8[s]")
+    late[0] = "NaT"
+    known = replace(rows, labeled_at=late)
+    assert label_delays({"training": known, "newest": rows}) == {
+        "training": LabelDelay(rows=10, p50_seconds=55.0, p90_seconds=91.0)
+    }
 
 
 def test_the_card_says_which_commit_the_image_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:

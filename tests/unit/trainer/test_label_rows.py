@@ -80,6 +80,7 @@ SCHEMA = pa.schema(
         "prediction_id": pa.string(),
         "predicted_at": pa.timestamp("us", tz="UTC"),
         "label": pa.int8(),
+        "labeled_at": pa.timestamp("us", tz="UTC"),
         "subject": pa.string(),
         "feature.income": pa.float64(),
         "feature.employment": pa.string(),
@@ -91,7 +92,8 @@ BORROWER: Row = {"income": 42_000.0, "employment": "retired", "term": 24}
 
 def sent(row: int, features: Row = BORROWER, **others: Any) -> dict[str, Any]:
     """One row as label-ingest sends it; a lower number is newer."""
-    known = {"prediction_id": f"p-{row}", "predicted_at": START - timedelta(seconds=row), "label": 1, "subject": None}
+    time = START - timedelta(seconds=row)
+    known = {"prediction_id": f"p-{row}", "predicted_at": time, "label": 1, "labeled_at": None, "subject": None}
     return known | {f"feature.{name}": value for name, value in features.items()} | others
 
 
@@ -146,6 +148,13 @@ def test_the_other_columns_are_read_as_they_were_sent() -> None:
     assert found.labels.tolist() == [-1, 0, 1]
     assert found.subjects.tolist() == ["s" * 32, "", ""]
     assert found.labeled().ids.tolist() == ["p-1", "a-longer-one"]
+
+
+def test_when_a_label_came_is_known_where_there_is_one() -> None:
+    rows = [sent(0, label=None), sent(1, labeled_at=START), sent(2, labeled_at=START + timedelta(days=1))]
+    found = fetched(rows_sent(rows))
+    assert found.labeled_at.tolist() == [None, *(one["labeled_at"].replace(tzinfo=None) for one in rows[1:])]
+    assert found.labeled().labeled_at is not None
 
 
 def test_an_answer_without_a_row_is_no_row() -> None:

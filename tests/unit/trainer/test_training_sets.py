@@ -260,6 +260,7 @@ def test_rows_of_an_erased_subject_are_left_out_as_far_as_they_are_older() -> No
         values=np.zeros((n, D)),
         labels=np.zeros(n, dtype=np.int8),
         subjects=np.array(["anna", "bert", "", "anna"]),
+        labeled_at=np.full(n, "NaT", dtype="M8[us]"),
     )
     left = rows.without({"anna": START + timedelta(minutes=3)})
     assert left.ids.tolist() == ["p-1", "p-2", "p-3"]

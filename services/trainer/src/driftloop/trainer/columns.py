@@ -44,10 +44,13 @@ def texts(data: Columns, name: str, *, nullable: bool = False) -> NDArray[np.str
     return found
 
 
-def instants(data: Columns, name: str) -> NDArray[np.datetime64]:
-    """A column of instants [n], by UTC and to the microsecond. Raises ColumnError."""
+def instants(data: Columns, name: str, *, nullable: bool = False) -> NDArray[np.datetime64]:
+    """A column of instants [n], by UTC and to the microsecond, NaT where one is missing. Raises ColumnError."""
     column = _column(data, name)
-    _require_all(column, name)
+    if not nullable:
+        _require_all(column, name)
+    if pa.types.is_null(column.type):
+        return np.full(len(column), "NaT", dtype="M8[us]")
     _require(pa.types.is_timestamp(column.type), column, name, "instants")
     found: NDArray[np.datetime64] = column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)
     return found.astype("M8[us]")

@@ -39,13 +39,17 @@ class RowsUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class ProductionRows:
-    """Rows newest first: `ids` [n], `times` [n], exact `values` [n, d], and a label of 0, 1 or −1 (none yet) [n]."""
+    """Rows newest first: `ids` [n], `times` [n], exact `values` [n, d], and a label of 0, 1 or −1 (none yet) [n].
+
+    `labeled_at` [n] says when each label came, NaT where none has.
+    """
 
     ids: NDArray[np.str_]
     times: NDArray[np.datetime64]
     values: NDArray[np.float64]
     labels: NDArray[np.int8]
     subjects: NDArray[np.str_]
+    labeled_at: NDArray[np.datetime64]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,18 +62,14 @@ class ProductionRows:
         until = {subject: np.datetime64(time.astimezone(UTC).replace(tzinfo=None)) for subject, time in erased.items()}
         kept = np.ones(len(self), dtype=np.bool_)
         kept[named] = [self.times[row] >= until[str(self.subjects[row])] for row in named]
-        return ProductionRows(
-            self.ids[kept], self.times[kept], self.values[kept], self.labels[kept], self.subjects[kept]
-        )
+        return ProductionRows(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
 
     def labeled(self) -> LabeledRows:
         """Those rows that have their outcome."""
         known = self.labels >= 0
         # Where all are, nothing is copied.
         chosen = slice(None) if known.all() else known
-        return LabeledRows(
-            self.ids[chosen], self.times[chosen], self.values[chosen], self.labels[chosen], self.subjects[chosen]
-        )
+        return LabeledRows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
 def open_client(url: str, key: Secret | None) -> httpx.Client:
@@ -192,6 +192,7 @@ def _rows(contract: Contract, data: columns.Columns) -> ProductionRows:
         values=values,
         labels=columns.labels(data, "label"),
         subjects=columns.texts(data, "subject", nullable=True),
+        labeled_at=columns.instants(data, "labeled_at", nullable=True),
     )
 
 

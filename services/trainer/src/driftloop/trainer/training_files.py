@@ -169,6 +169,7 @@ def _columns(name: str, rows: LabeledRows) -> dict[str, NDArray[Any]]:
         f"{name}_values": rows.values,
         f"{name}_labels": rows.labels,
         f"{name}_subjects": rows.subjects,
+        **({} if rows.labeled_at is None else {f"{name}_labeled_at": rows.labeled_at}),
     }
 
 
@@ -179,4 +180,5 @@ def _rows(name: str, arrays: Mapping[str, NDArray[Any]]) -> LabeledRows:
         arrays[f"{name}_values"],
         arrays[f"{name}_labels"],
         arrays[f"{name}_subjects"],
+        arrays.get(f"{name}_labeled_at"),
     )

@@ -6,13 +6,15 @@ from datetime import datetime
 from importlib.metadata import distribution
 from importlib.metadata import version as installed_version
 from platform import python_version
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from driftloop.common.contract import Contract, Estimator, digest
 from driftloop.trainer.domain.candidates import CandidateScore
-from driftloop.trainer.domain.dataset import TrainingSet
+from driftloop.trainer.domain.dataset import LabeledRows, TrainingSet
 from driftloop.trainer.domain.gate import GateDecision
 from driftloop.trainer.domain.inspection import Inspection
 from driftloop.trainer.domain.leaks import LeakReport
@@ -43,6 +45,14 @@ class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
     effective_rows: float | None = None
 
 
+class LabelDelay(msgspec.Struct, frozen=True, kw_only=True):
+    """How long after their predictions `rows` labels came: half of them, and nine of ten, within so many seconds."""
+
+    rows: int
+    p50_seconds: float
+    p90_seconds: float
+
+
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """Where a version came from that was not trained here, and which baseline rows it is said to have seen.
 
@@ -71,6 +81,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """One version's whole story. `metrics` are by slice, each of rows that the version never trained on.
 
     `estimator`, `parameters` and `seed` are those of the chosen one of the `candidates`, which stand best first.
+    `label_delays` are those of the production rows trained on (`training`) and of those that judged (`newest`).
 
     What has a default is not in the cards of older releases, which are read as well.
     """
@@ -93,6 +104,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     code: Code | None = None
     imported: Imported | None = None
     candidates: tuple[CandidateScore, ...] = ()
+    label_delays: dict[str, LabelDelay] = {}
 
 
 def training_data(data: TrainingSet, since: datetime | None = None, until: datetime | None = None) -> TrainingData:
@@ -109,6 +121,18 @@ def training_data(data: TrainingSet, since: datetime | None = None, until: datet
     )
 
 
+def label_delays(rows: Mapping[str, LabeledRows]) -> dict[str, LabelDelay]:
+    """How late the labels of each of these came, as far as it is known. An amended label came when it was amended."""
+    found = {}
+    for name, one in rows.items():
+        late = np.zeros(0) if one.labeled_at is None else (one.labeled_at - one.times) / np.timedelta64(1, "s")
+        late = late[np.isfinite(late)]
+        if len(late):
+            half, most = np.percentile(late, (50, 90))
+            found[name] = LabelDelay(rows=len(late), p50_seconds=float(half), p90_seconds=float(most))
+    return found
+
+
 def model_card(
     contract: Contract,
     version: int,
@@ -122,6 +146,7 @@ def model_card(
     inspection: Inspection | None = None,
     estimator: Estimator | None = None,
     candidates: tuple[CandidateScore, ...] = (),
+    label_delays: Mapping[str, LabelDelay] = MappingProxyType({}),
 ) -> ModelCard:
     """Write the card of a version; `decision` is None for a first version, which met no champion.
 
@@ -146,6 +171,7 @@ def model_card(
         inspection=inspection,
         code=code_version(),
         candidates=candidates,
+        label_delays=dict(label_delays),
     )
 
 

@@ -46,7 +46,19 @@ def _training(card: ModelCard) -> str:
         text = _imported(card.imported, data)
     if data.since is not None and data.until is not None:
         text += f" These were predicted from {data.since:%Y-%m-%d %H:%M} to {data.until:%Y-%m-%d %H:%M} UTC."
+    for name, one in card.label_delays.items():
+        text += (
+            f"\nLabels of {name}, {one.rows}: half of them came within {_span(one.p50_seconds)} of the prediction,"
+            f" nine of ten within {_span(one.p90_seconds)}."
+        )
     return f"{text}\nSHA-256 {data.digest}"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def _imported(found: Imported, data: TrainingData) -> str:

@@ -170,6 +170,7 @@ def challenge(
         estimator=fitted.contract.estimator,
         candidates=fitted.candidates,
         inspection=inspect(contract, model, NEWEST, newest.labels, newest.values, profile.heldout),
+        label_delays=card.label_delays({"training": division.train, NEWEST: newest}),
     )
     return Challenger(model, described, profile, fitted.inputs, fitted.answers, evidence)
 

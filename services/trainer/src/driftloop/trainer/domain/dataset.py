@@ -22,7 +22,8 @@ class LabeledRows:
     """Production rows with outcomes, by column.
 
     `ids` [n] are prediction ids, `times` [n] (datetime64) when each was predicted, `values` float64 [n, d] as
-    `RowValidator.values` gives them, `labels` int8 [n]; `subjects` [n] are pseudonyms, "" where unknown.
+    `RowValidator.values` gives them, `labels` int8 [n]; `subjects` [n] are pseudonyms, "" where unknown. `labeled_at`
+    [n] says when each label came, None where nobody knows.
     """
 
     ids: NDArray[np.str_]
@@ -30,10 +31,12 @@ class LabeledRows:
     values: NDArray[np.float64]
     labels: NDArray[np.int8]
     subjects: NDArray[np.str_]
+    labeled_at: NDArray[np.datetime64] | None = None
 
     def __post_init__(self) -> None:
         """Refuse columns of different length, and a prediction that occurs twice."""
-        lengths = {len(column) for column in (self.ids, self.times, self.values, self.labels, self.subjects)}
+        columns = (self.ids, self.times, self.values, self.labels, self.subjects, self.labeled_at)
+        lengths = {len(column) for column in columns if column is not None}
         if len(lengths) != 1:
             raise ValueError(f"labelled rows have columns of different lengths {sorted(lengths)}: pass one entry a row")
         # Sorting a million texts would take ten times as long.
@@ -45,8 +48,14 @@ class LabeledRows:
 
     def take(self, chosen: NDArray[np.int64]) -> "LabeledRows":
         """The rows with these numbers, in this order."""
+        labeled_at = None if self.labeled_at is None else self.labeled_at[chosen]
         return LabeledRows(
-            self.ids[chosen], self.times[chosen], self.values[chosen], self.labels[chosen], self.subjects[chosen]
+            self.ids[chosen],
+            self.times[chosen],
+            self.values[chosen],
+            self.labels[chosen],
+            self.subjects[chosen],
+            labeled_at,
         )
 
 
