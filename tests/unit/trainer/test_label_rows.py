@@ -1,5 +1,6 @@
 """The trainer as a client of label-ingest: its key, what it reads, and what it says of what is wrong."""
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,9 +30,9 @@ ENVIRONMENT = {
 }
 
 
-def refused(status: int) -> str:
+def refused(status: int, said: bytes = b'{"detail":"no"}') -> str:
     """Why rows are not to be had where label-ingest answers with this status."""
-    transport = httpx.MockTransport(lambda _request: httpx.Response(status, json={"detail": "no"}))
+    transport = httpx.MockTransport(lambda _request: httpx.Response(status, content=said))
     client = httpx.Client(transport=transport, base_url="http://label-ingest")
     with client, pytest.raises(RowsUnavailable) as unavailable:
         fetch_rows(client, LOAN, limit=1, labelled=True)
@@ -64,6 +65,11 @@ def test_who_is_not_let_in_is_told_which_setting_is_wrong(status: int) -> None:
 
 def test_any_other_refusal_is_said_as_it_came() -> None:
     assert refused(404) == 'label-ingest at http://label-ingest: status 404, {"detail":"no"}'
+
+
+def test_of_a_refusal_that_is_no_text_only_text_is_said() -> None:
+    """A reason is kept in the database, which keeps no zero byte."""
+    assert refused(502, b"\x00\x1f\x8bbad gateway\r\n").endswith("status 502,   \ufffdbad gateway  ")
 
 
 def test_the_key_does_not_show_itself() -> None:
@@ -220,6 +226,10 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "a subject is very long": (
         rows_sent([sent(0, subject="s" * 201)]),
         "column 'subject' has a text of 201 characters, at most 200 are read",
+    ),
+    "a text begins outside of the stream": (
+        rows_sent([sent(0), sent(1)]).replace(struct.pack("<3i", 0, 3, 6), struct.pack("<3i", 0, 2**30, 6)),
+        "its answer is no Arrow stream that can be read",
     ),
     "a page": (b"<html>no rows today</html>", "it sends no rows"),
     "no Arrow": (b"\xff\xff\xff\xff\x08\x00\x00\x00 no rows", "its answer is no Arrow stream that can be read"),

@@ -118,7 +118,9 @@ def _refusal(response: httpx.Response) -> str:
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         remedy = "an API key of scope rows, from `driftloop api-keys create --scope rows`"
         return f"it lets the trainer read no rows (status {response.status_code}): set {KEY_VARIABLE} to {remedy}"
-    return f"status {response.status_code}, {next(response.iter_text(), '')[:200]}"
+    # Whoever answers in label-ingest's place may say anything, and no database keeps a zero byte.
+    said = "".join(one if one.isprintable() else " " for one in next(response.iter_text(), "")[:200])
+    return f"status {response.status_code}, {said}"
 
 
 class _Body:
@@ -163,6 +165,8 @@ def _tables(reader: Any, limit: int) -> Iterator[pa.Table]:
     """The stream's batches, so many rows at a time; one table without rows where there are none."""
     batches, rows, left = [], 0, limit
     for batch in reader:
+        # Arrow believes a stream: an offset that leads out of it would be followed, and the process would be gone.
+        batch.validate(full=True)
         batches.append(batch)
         rows += batch.num_rows
         left -= batch.num_rows
