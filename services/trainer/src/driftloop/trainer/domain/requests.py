@@ -31,6 +31,8 @@ ENDED: frozenset[State] = frozenset({"promoted", "rejected", "rolled-back", "wit
 # A training that was killed, ran out of memory or of time is tried once more.
 TRIES = 2
 DAY = timedelta(days=1)
+# Clocks of several trainers differ, and are set back, by less.
+CLOCK_ERROR = timedelta(minutes=5)
 
 
 def next_training(
@@ -39,14 +41,15 @@ def next_training(
     """When the next training of a model may begin, and what it waits for until then ("" for nothing).
 
     `last_ended` is when the model's last request that had been trained ended, `begun` when its trainings of the last
-    day began. So a storm of alarms trains no more than a quiet day does.
+    day began. So a storm of alarms trains no more than a quiet day does. What a clock that went wrong has noted far
+    ahead of `now` is not waited for.
     """
     earliest, reason = now, ""
-    if last_ended is not None:
+    if last_ended is not None and last_ended <= now + CLOCK_ERROR:
         rested = last_ended + timedelta(seconds=retraining.cooldown_seconds)
         if rested > earliest:
             earliest, reason = rested, f"the cool-down of {retraining.cooldown_seconds:g} s after the last retraining"
-    today = sorted(time for time in begun if time > now - DAY)
+    today = sorted(time for time in begun if now - DAY < time <= now + CLOCK_ERROR)
     if len(today) >= retraining.daily_limit:
         free = today[-retraining.daily_limit] + DAY
         if free > earliest:
