@@ -1,58 +1,31 @@
 """A real Dask cluster, a scheduler and two workers as processes, trains the model that this machine trains."""
 
-import json
-import os
-import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import PeerFailed, peer_python
 from driftloop.devstack.processes import free_ports
-from tests.support.paths import ROOT
+from tests.support.clusters import environment, python_with, running, trained_on
 from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow("an environment is made once, and a cluster started"),
     pytest.mark.timeout(900),
 ]
-SOURCES = ("libs/common/src", "services/trainer/src")
-SCRIPT = ROOT / "tests" / "support" / "cluster_training.py"
-
-
-@contextmanager
-def running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, until the block ends."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")
 def python() -> Path:
     """The interpreter of the environment with Dask."""
-    try:
-        return peer_python("dask")
-    except PeerFailed as error:
-        pytest.skip(f"Dask cannot be installed: {str(error).splitlines()[-1]}")
+    return python_with("dask")
 
 
 @pytest.fixture(scope="module")
-def env() -> dict[str, str]:
-    """An environment in which scripts find our sources."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / source) for source in SOURCES)}
-
-
-@pytest.fixture(scope="module")
-def scheduler(python: Path, env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def scheduler(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a scheduler that has two workers, each a process of one thread."""
-    folder = tmp_path_factory.mktemp("dask")
+    folder, env = tmp_path_factory.mktemp("dask"), environment()
     port, dashboard = free_ports(2)
     address, log = f"tcp://127.0.0.1:{port}", folder / "scheduler.log"
     start = [str(python), "-m", "dask"]
@@ -68,14 +41,9 @@ def scheduler(python: Path, env: dict[str, str], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def trained(python: Path, env: dict[str, str], scheduler: str) -> dict[str, object]:
-    """What the script says that it did, here and on the cluster."""
-    done = subprocess.run(
-        [str(python), "-P", str(SCRIPT), "dask", scheduler], env=env, capture_output=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
+def trained(python: Path, scheduler: str) -> dict[str, object]:
+    """What was trained, here and on the cluster."""
+    return trained_on(python, "dask", scheduler)
 
 
 def test_the_clusters_workers_do_the_work(trained: dict[str, object]) -> None:

@@ -1,6 +1,8 @@
 """Where trainings run is a setting, and changes no model."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -8,13 +10,14 @@ from joblib import effective_n_jobs, register_parallel_backend
 from joblib.parallel import ThreadingBackend
 
 from driftloop.common.settings import SettingsError, read_settings
-from driftloop.trainer import build
+from driftloop.trainer import build, training_process
 from driftloop.trainer.backends import Backend, Kind, parallel
 from driftloop.trainer.build import backend
 from driftloop.trainer.domain.candidates import ranked
 from driftloop.trainer.domain.export import export_onnx
 from driftloop.trainer.domain.training import out_of_fold_scores, train
 from driftloop.trainer.settings import Settings
+from driftloop.trainer.training_files import Failure
 from tests.support.models import shipped
 from tests.unit.trainer.test_export import KINDS
 
@@ -110,6 +113,23 @@ def test_a_ray_cluster_is_joined_for_the_training_and_then_left(monkeypatch: pyt
         train(SHIPPED.contract, SHIPPED.features, SHIPPED.labels)
         assert did == ["joined cluster:6379"]
     assert did == ["joined cluster:6379", "left"]
+
+
+@pytest.mark.parametrize("end", [ConnectionError("nobody listens"), SystemExit(15)])
+def test_a_ray_cluster_that_does_not_answer_is_named(end: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's client ends the process where the address was that of a cluster once."""
+    ray = SimpleNamespace(init=Mock(side_effect=end), register_ray=lambda: None)
+    monkeypatch.setattr("importlib.import_module", lambda _: ray)
+    with (
+        pytest.raises(OSError, match="the Ray cluster at cluster:6379 does not answer"),
+        parallel(backend(settings(TRAINING_BACKEND="ray", RAY_ADDRESS="cluster:6379"))),
+    ):
+        pass
+
+
+def test_a_training_says_what_is_away_or_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_process, "read_task", Mock(side_effect=OSError("the cluster does not answer")))
+    assert training_process.train(tmp_path) == Failure("internal", "the cluster does not answer")
 
 
 @pytest.mark.parametrize(("name", "value"), [("JOBS", "0"), ("JOBS", "many"), ("TRAINING_BACKEND", "spark")])

@@ -57,8 +57,9 @@ def _ray(backend: Backend) -> Iterator[None]:
     register = _installed("ray.util.joblib", backend).register_ray
     try:
         ray.init(address=backend.address, log_to_driver=False)
-    except ConnectionError as error:
-        raise OSError(f"the Ray cluster at {backend.address} does not answer: {error}") from error
+    except (ConnectionError, SystemExit) as error:
+        # Having tried for minutes, Ray's client would end the process, with a status that says nothing.
+        raise OSError(f"the Ray cluster at {backend.address} does not answer: look at `ray status` there") from error
     try:
         register()
         with parallel_config(backend="ray", n_jobs=-1):

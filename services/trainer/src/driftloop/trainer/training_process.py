@@ -64,6 +64,10 @@ def train(folder: Path) -> Failure | None:
         return Failure("memory", "it ran out of memory")
     except (ValueError, SettingsError) as error:
         return Failure("data", str(error))
+    except OSError as error:
+        # No space, or a cluster that does not answer: whoever looks after the request can do something about it.
+        logger.exception("a training failed")
+        return Failure("internal", str(error))
     except Exception as error:
         logger.exception("a training failed")
         return Failure("internal", f"{type(error).__name__}: see the log")
