@@ -311,6 +311,16 @@ def test_a_schedule_opens_one_request_each_time_that_it_is_due(trainer: Trainer)
     assert look(24 * 5) == look(24 * 5 + 1) == ["schedule", "schedule"]
 
 
+def test_a_schedule_that_a_clock_noted_a_year_ahead_goes_on_by_the_clock_that_is_right(trainer: Trainer) -> None:
+    contract = msgspec.structs.replace(
+        CONTRACT, retraining=msgspec.structs.replace(CONTRACT.retraining, schedule="0 3 * * *")
+    )
+    for hours in (24 * 365, 0, 1, 14.1):
+        with trainer.pool.connection() as connection:
+            open_scheduled(connection, contract, LATER + timedelta(hours=hours))
+    assert [one["opened_at"] for one in trainer.requests()] == [LATER + timedelta(hours=14.1)]
+
+
 def test_an_alarm_takes_over_what_somebody_asked_for(trainer: Trainer) -> None:
     trainer.operations.retrain(trainer.contract, "anna", "")
     trainer.drift(alarm(attribution="concept"))
@@ -350,6 +360,14 @@ def test_while_data_are_bad_the_schedule_asks_for_nothing_and_what_it_asked_for_
     assert look(2.1) == ["withdrawn"]
     trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
     assert look(3.1) == ["awaiting-labels", "withdrawn"]
+
+
+def test_what_blocked_one_champions_retraining_does_not_block_the_next_ones(trainer: Trainer) -> None:
+    trainer.drift()
+    trainer.retrain()
+    trainer.drift(alarm(severity="WARNING", retraining_blocked=True, explanation="income is in other units"), "drift:2")
+    trainer.operations.promote(trainer.contract, 2, "anna", "")
+    assert trainer.rows("SELECT champion, blocked FROM models") == [(2, None)]
 
 
 # --- what goes wrong in the training
@@ -511,7 +529,7 @@ def test_a_trainer_that_dies_at_each_of_two_trainings_is_not_made_to_die_for_eve
     found = trainer.retrain()
     assert (found["state"], found["reason"]) == (
         "rejected",
-        "no challenger could be made: the trainer ended in the middle of it",
+        "no challenger could be made: the trainer ended, or lost its database, in the middle of it",
     )
 
 
@@ -615,6 +633,16 @@ def test_a_champion_that_was_exchanged_by_hand_is_not_replaced(learning: Trainer
     learning.drift(alarm(version=2), "drift:2")
     learning.operations.roll_back(learning.contract, "anna", "complaints")
     assert [one["state"] for one in learning.requests()] == ["withdrawn", "promoted"]
+
+
+def test_a_contract_whose_features_were_exchanged_compares_no_model_with_one_that_takes_others(
+    learning: Trainer,
+) -> None:
+    learning.drift()
+    learning.contract = msgspec.structs.replace(learning.contract, features=learning.contract.features[::-1])
+    request = learning.retrain()
+    assert history(request) == ["awaiting-labels", "training", "rejected"]
+    assert "version 1 learnt from other features than the contract has" in request["reason"]
 
 
 # --- what is away

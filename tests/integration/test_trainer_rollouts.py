@@ -1,6 +1,7 @@
 """Roll-outs on a real database: what is published at each step, what counts, and what ends them."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import msgspec
@@ -23,6 +24,7 @@ from driftloop.trainer.store import Store
 from tests.support.house import House
 from tests.support.predictions import labeled, prediction, rows_like
 from tests.support.trainers import CONTRACT, GATES, LATER, NAME, LabelIngest, Trainer, alarm
+from tests.support.waiting import wait_until
 
 RAMP = Rollout(
     steps=(
@@ -246,6 +248,21 @@ def test_of_a_roll_out_that_has_ended_no_label_is_kept(trainer: Trainer) -> None
     assert tally(trainer) == (0, 0, 0)
 
 
+def test_a_label_that_comes_while_its_roll_out_ends_is_not_kept(trainer: Trainer) -> None:
+    hear(trainer, 0, 12, winner=1)
+
+    def waits() -> bool:
+        return bool(trainer.rows("SELECT 1 FROM pg_stat_activity WHERE usename = user AND wait_event_type = 'Lock'"))
+
+    with ThreadPoolExecutor(1) as executor:
+        with trainer.pool.connection() as connection:
+            handlers.on_labels(connection, lambda: LATER, [heard(99, winner=2)])
+            ending = executor.submit(trainer.roll_out)
+            wait_until(lambda: ending.done() or waits(), "the roll-out ends, or waits")
+        ending.result(30)
+    assert (served(trainer), tally(trainer)) == ((1, None, None), (0, 0, 0))
+
+
 @pytest.mark.parametrize(
     "alone",
     [
@@ -269,6 +286,8 @@ def test_a_request_that_not_both_of_them_scored_does_not_count(
     [
         ({"refused_revision": 2, "error": "signature: no trusted key"}, "p-1: signature: no trusted key"),
         ({"failing": (2,)}, "p-1: it gave no probability"),
+        # Its clock is an hour behind.
+        ({"failing": (2,), "reported_at": LATER - timedelta(hours=1)}, "p-1: it gave no probability"),
     ],
 )
 def test_what_a_predictor_cannot_serve_is_rolled_back(trainer: Trainer, said: dict[str, object], reason: str) -> None:
@@ -285,7 +304,7 @@ def test_what_a_predictor_cannot_serve_is_rolled_back(trainer: Trainer, said: di
         {"refused_revision": 2, "error": "unavailable: no store"},
         {"refused_revision": 1, "error": "signature: of an older revision"},
         {"failing": (1,)},
-        {"failing": (2,), "reported_at": LATER - timedelta(seconds=1)},
+        {"failing": (2,), "revision": 1},
     ],
 )
 def test_what_says_nothing_of_the_challenger_rolls_nothing_back(trainer: Trainer, said: dict[str, object]) -> None:

@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from driftloop.common.contract import digest
+from driftloop.common.contract import Feature, digest
 from driftloop.common.profile import CategoricalReference, NumericReference, ReferenceProfile
 from driftloop.trainer.domain.card import ModelCard, model_card, training_data
 from driftloop.trainer.domain.dataset import training_set
 from driftloop.trainer.domain.metrics import evaluate
-from driftloop.trainer.domain.reference import reference_profile
+from driftloop.trainer.domain.reference import reference_profile, require_features
 from driftloop.trainer.domain.split import split_baseline
 from tests.support.models import shipped
 
@@ -41,6 +41,22 @@ def test_the_profile_keeps_the_decimal_grid() -> None:
 def test_a_reference_without_a_score_for_each_row_is_refused() -> None:
     with pytest.raises(ValueError, match="400 rows and 3 scores"):
         reference_profile(LOAN.contract, 1, "recent", LOAN.values, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        LOAN.contract.features[:-1],
+        LOAN.contract.features[::-1],
+        tuple(msgspec.structs.replace(one, categories=one.categories[::-1]) for one in LOAN.contract.features),
+    ],
+)
+def test_a_version_that_learnt_from_other_features_is_named(changed: tuple[Feature, ...]) -> None:
+    """A model takes columns by their place, and says something of whatever stands there."""
+    profile = reference_profile(LOAN.contract, 7, "training", LOAN.values, np.zeros(400))
+    require_features(LOAN.contract, profile)
+    with pytest.raises(ValueError, match="version 7 learnt from other features than the contract has"):
+        require_features(msgspec.structs.replace(LOAN.contract, features=changed), profile)
 
 
 def test_figures_stand_beside_what_the_commoner_class_alone_scores() -> None:

@@ -42,10 +42,13 @@ def open_scheduled(connection: Connection, contract: Contract, now: datetime) ->
     assert schedule is not None
     model = Store(connection).lock_model(contract.name, now)
     due = store.due(contract.name, schedule)
-    if due is not None and now < due:
+    upcoming = next_run(schedule, now)
+    # One that is later than the next was noted when a clock had jumped ahead.
+    if due is not None and now < due <= upcoming:
         return
-    store.set_due(contract.name, schedule, next_run(schedule, now))
-    if due is not None and model.champion is not None and Store(connection).blocked(contract.name) is None:
+    store.set_due(contract.name, schedule, upcoming)
+    blocked = Store(connection).blocked(contract.name)
+    if due is not None and due <= now and model.champion is not None and blocked is None:
         since = Store(connection).serves_since(contract.name, model.champion)
         store.open(
             f"schedule:{contract.name}:{due.isoformat()}", "schedule", contract.name, model.champion, since, now,

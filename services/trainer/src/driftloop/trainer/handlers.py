@@ -78,7 +78,8 @@ def on_labels(connection: Connection, clock: Clock, events: Sequence[object]) ->
     What models learn from is asked for when they are trained.
     """
     rollouts = RolloutStore(connection)
-    current = rollouts.current()
+    # A label that came after its roll-out's end would stay for good.
+    current = rollouts.current(lock=True)
     if current:
         # A patient's erasure may be ahead of their labels: either this sees it, or it sees these.
         SetStore(connection).lock()

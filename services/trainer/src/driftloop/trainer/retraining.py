@@ -29,6 +29,7 @@ from driftloop.trainer.training_files import Failure
 logger = logging.getLogger(__name__)
 
 TRANSIENT = (RowsUnavailable, ReadTimeout, KafkaException, OSError)
+INTERRUPTED = "the trainer ended, or lost its database, in the middle of it"
 NO_TURN = "waiting for its turn: as many trainings run here as DRIFTLOOP_TRAININGS_AT_ONCE allows"
 
 
@@ -104,7 +105,7 @@ class RetrainingWorker:
                 self._attempt(job)
             elif request.state == "training":
                 # Nobody trains but the holder of the lock: whoever began this is gone.
-                failed(job, request.tries, Failure("killed", "the trainer ended in the middle of it"))
+                failed(job, request.tries, Failure("killed", INTERRUPTED))
             elif request.state == "evaluated":
                 with span("decide", "internal", request.traceparent, _said(request)):
                     conclude(job)

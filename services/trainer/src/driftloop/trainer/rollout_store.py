@@ -22,8 +22,8 @@ FROM rollouts WHERE ended_at IS NULL
 _ERRORS = """
 SELECT replica, CASE WHEN %(challenger)s = ANY(failing) THEN 'it gave no probability' ELSE error END
 FROM replicas
-WHERE model_name = %(model)s AND reported_at >= %(since)s AND (
-    %(challenger)s = ANY(failing) OR refused_revision = %(revision)s AND (
+WHERE model_name = %(model)s AND (
+    revision = %(revision)s AND %(challenger)s = ANY(failing) OR refused_revision = %(revision)s AND (
         split_part(error, ':', 1) <> ALL(%(transient)s) OR reported_at >= %(since)s + %(patience)s))
 ORDER BY replica
 """
@@ -74,10 +74,10 @@ class RolloutStore:
             [request, model, champion, challenger, now, now],
         )
 
-    def current(self) -> dict[str, Rollout]:
-        """The open roll-outs by model."""
+    def current(self, *, lock: bool = False) -> dict[str, Rollout]:
+        """The open roll-outs by model; with a lock none of them ends before the transaction does."""
         with self._connection.cursor(row_factory=class_row(Rollout)) as cursor:
-            found = cursor.execute(_CURRENT).fetchall()
+            found = cursor.execute(_CURRENT + (" FOR SHARE" if lock else "")).fetchall()
         return {one.model_name: one for one in found}
 
     def advance(self, request: int, step: int, rows: int, now: datetime) -> None:
@@ -144,9 +144,10 @@ class RolloutStore:
     # --- what replicas say
 
     def errors(self, rollout: Rollout, revision: int) -> list[str]:
-        """What replicas report against the challenger since the step began: that they refuse it, or that it fails.
+        """What replicas report against the challenger of a step's revision: that they refuse it, or that it fails.
 
-        A replica that cannot fetch it is given PATIENCE: the store may be away for a moment.
+        The revision says what a report is about; a replica's clock need not be right. One that cannot fetch it is given
+        PATIENCE: the store may be away for a moment.
         """
         rows = self._connection.execute(
             _ERRORS,

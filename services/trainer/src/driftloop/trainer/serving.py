@@ -55,6 +55,8 @@ def crown(
     `figures` are told to experiment trackers.
     """
     Store(connection).set_champion(model.name, version, "rolled-back" if rolled_back else "retired")
+    # What was said of the rows of the one before, nobody takes back any more.
+    Store(connection).set_blocked(model.name, None)
     if rolled_back and model.champion is not None:
         facts = RunFacts(model.name, model.champion, "rolled-back", version, request=request)
     else:

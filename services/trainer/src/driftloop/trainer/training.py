@@ -15,6 +15,7 @@ from driftloop.trainer.domain.card import card_of
 from driftloop.trainer.domain.challenger import instant
 from driftloop.trainer.domain.dataset import Division, division_of
 from driftloop.trainer.domain.imported import unseen_holdout
+from driftloop.trainer.domain.reference import require_features
 from driftloop.trainer.domain.requests import TRIES
 from driftloop.trainer.evidence_store import EvidenceStore
 from driftloop.trainer.request_store import Request, RequestStore
@@ -100,6 +101,7 @@ def _begin(job: Job, material: Material) -> int | None:
 def _task(job: Job, material: Material, version: int) -> TrainingTask:
     """What the training process is given. Raises ValueError where the rows allow none."""
     since, after = bounds(job.request)
+    require_features(job.contract, material.champion.profile)
     return TrainingTask(
         contract=job.contract,
         baseline=job.model.baseline,

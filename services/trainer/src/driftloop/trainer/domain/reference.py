@@ -1,5 +1,6 @@
 """The profile that a version carries: the population that it was last proven on."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -48,6 +49,24 @@ def reference_profile(
         calibration=calibration,
         heldout=heldout,
     )
+
+
+def require_features(contract: Contract, profile: ReferenceProfile) -> None:
+    """Raises ValueError where a version learnt from other features, in another order or with other categories.
+
+    A model takes columns by their place, and codes for categories: it would answer, and answer nonsense.
+    """
+    learnt = [(one.name, getattr(one, "categories", ())) for one in profile.features]
+    wanted = [(one.name, one.categories) for one in contract.features]
+    if learnt != wanted:
+        raise ValueError(
+            f"version {profile.model_version} learnt from other features than the contract has: it has "
+            f"{_named(learnt)}, the contract {_named(wanted)}; give the contract those back, or the model a new name"
+        )
+
+
+def _named(features: Sequence[tuple[str, Sequence[str]]]) -> str:
+    return ", ".join(f"{name} of {'/'.join(categories)}" if categories else name for name, categories in features)
 
 
 def _feature(feature: Feature, column: NDArray[np.float64]) -> FeatureReference:
