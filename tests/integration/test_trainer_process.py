@@ -4,7 +4,6 @@ import random
 import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ from driftloop.devstack.processes import ServiceProcess
 from tests.integration.test_trainer_rollouts import heard
 from tests.support.house import House
 from tests.support.paths import MODELS
+from tests.support.row_server import serving_rows
 from tests.support.trainers import NAME, LabelIngest, Trainer, alarm
 from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
@@ -24,26 +24,8 @@ from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 @pytest.fixture
 def label_ingest() -> Iterator[str]:
     """The address at which rows are to be had, from which a challenger learns a new law."""
-    answers = LabelIngest(700, lambda row: float(row["income"] or 0) >= 500_000)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = answers(httpx.Request("GET", f"http://rows{self.path}"))
-            self.send_response(found.status_code)
-            self.send_header("content-length", str(len(found.content)))
-            self.end_headers()
-            self.wfile.write(found.content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving_rows(LabelIngest(700, lambda row: float(row["income"] or 0) >= 500_000)) as address:
+        yield address
 
 
 def contract_of(folder: Path, **changes: object) -> Path:
@@ -59,10 +41,10 @@ def contract_of(folder: Path, **changes: object) -> Path:
     return path
 
 
-def process_of(house: House, contract: Path, label_ingest: str) -> tuple[ServiceProcess, str]:
+def process_of(house: House, contract: Path, label_ingest: str, name: str = "trainer") -> tuple[ServiceProcess, str]:
     assert house.signing_key.key_id
     return house.process(
-        "trainer",
+        name,
         "driftloop.trainer.main",
         {
             "DATABASE_URL": house.database_url("trainer"),
