@@ -137,7 +137,7 @@ def test_what_judged_before_the_migration_judges_no_more(trainer: Trainer) -> No
         connection.execute("ALTER TABLE requests DROP COLUMN judged_until")
         connection.execute("ALTER TABLE requests ADD labels_judged int, ADD labels_before_next int")
         connection.execute("ALTER TABLE rollout_labels DROP COLUMN predicted_at")
-        connection.execute("DELETE FROM schema_migrations WHERE name = '0007_judged_once.sql'")
+        connection.execute("DELETE FROM schema_migrations WHERE name = '0009_judged_once.sql'")
     passwords = {service: Secret(PASSWORD) for service in migrations.services()}
     migrations.migrate(trainer.house.stack.database_url, trainer.house.namespace, passwords)
     with trainer.pool.connection() as connection:

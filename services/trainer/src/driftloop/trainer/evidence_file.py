@@ -64,6 +64,8 @@ def decode(data: bytes) -> Evidence:
     """
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
         table = reader.read_all()
+    # Arrow believes a file: an offset that leads out of it would be followed, and the process would be gone.
+    table.validate(full=True)
     meaning = msgspec.json.decode((table.schema.metadata or {})[_METADATA], type=_Meaning)
     newest, baseline = table.slice(0, meaning.newest), table.slice(meaning.newest)
     found = Evidence(

@@ -133,6 +133,8 @@ def decode(contract: Contract, data: bytes) -> LabeledRows:
     """
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
         table = reader.read_all()
+    # Arrow believes a file: an offset that leads out of it would be followed, and the process would be gone.
+    table.validate(full=True)
     return LabeledRows(
         ids=columns.texts(table, "prediction_id"),
         times=columns.instants(table, "predicted_at"),

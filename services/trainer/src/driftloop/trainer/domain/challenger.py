@@ -155,6 +155,7 @@ def challenge(
     say("judging")
     evidence = _evidence(contract, baseline, held, division, champion, model, concept_drift)
     require_unchanged(before, _fingerprint(baseline, data, division))
+    figures = _metrics(contract, evidence)
     out_of_fold = _out_of_fold(fitted.contract, data, say)
     profile = _profile(contract, version, data, division, since, reference, model, out_of_fold, evidence.newest)
     times, newest = division.train.times, division.gate
@@ -164,7 +165,7 @@ def challenge(
         created,
         reason,
         card.training_data(data, *((instant(times.min()), instant(times.max())) if len(times) else (None, None))),
-        _metrics(contract, evidence),
+        figures,
         decide(evidence),
         leaks,
         estimator=fitted.contract.estimator,
