@@ -69,8 +69,9 @@ class RetrainingWorker:
         with self._locks.hold(self._model.contract.name) as lost:
             if lost is None:
                 self._show_nothing()
-            request = None if lost is None else self._current()
-            if lost is not None and request is not None:
+                return
+            request = self._current()
+            if request is not None:
                 self._look_after(Job(self._resources, self._model, request, lambda: stopped() or lost(), self._pause))
 
     def _show_nothing(self) -> None:
