@@ -79,7 +79,9 @@ def _changed(job: Job, evidence: Evidence) -> dict[str, int | None]:
     """The judging rows whose label is another today, each with it, None where it has none."""
     limit = job.resources.max_rows
     rows = fetch_rows(job.resources.client, job.contract, limit=limit, labelled=True, since=job.request.judged_since)
-    today = dict(zip(rows.ids.tolist(), rows.labels.tolist(), strict=True))
+    # Only labelled rows were asked for; where one comes without a label all the same, it has none.
+    labels = [label if label >= 0 else None for label in rows.labels.tolist()]
+    today = dict(zip(rows.ids.tolist(), labels, strict=True))
     judged = zip(evidence.ids.tolist(), evidence.newest.labels.tolist(), strict=True)
     # Of more rows than are fetched, those that are not among them may be older.
     whole = len(rows) < limit
