@@ -147,6 +147,8 @@ class SetStore:
 
         The caller holds the model's lock, and knows that it is not trained.
         """
+        # An erasure marks many sets, too, in an order of its own.
+        self.lock()
         found = [digest for (digest,) in self._connection.execute(_ABANDON, [UNUSED_REASON, now, model, before])]
         self._connection.execute(_EMPTY, [[model] * len(found), found])
         return found
