@@ -37,9 +37,6 @@ LOOK_SECONDS = 0.1
 PREFIX = "driftloop-training-"
 MODULE = "driftloop.trainer.training_process"
 
-
-_IN_USE: set[str] = set()
-
 TrainingProcess = subprocess.Popen[bytes]
 # Trains and judges; is asked now and then whether to stop, and told what the training is at.
 RunTraining = Callable[[TrainingTask, Callable[[], bool], Callable[[str], None]], Trained]
@@ -120,7 +117,6 @@ def run_training(
     """
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as name:
         folder = Path(name)
-        _IN_USE.add(name)
         write_task(folder, task)
         process = take()
         try:
@@ -144,12 +140,11 @@ def _hand_over(process: TrainingProcess, folder: Path) -> None:
 
 
 def sweep() -> None:
-    """Delete the folders of trainers that are not there any more."""
+    """Delete the folders of trainers that are not there any more; called before this one begins its first training."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         owner = folder.name.removeprefix(PREFIX).partition("-")[0]
         # In a container a trainer has the number of the one before.
-        dead = owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner)))
-        if dead and str(folder) not in _IN_USE:
+        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
             shutil.rmtree(folder, ignore_errors=True)
 
 
