@@ -286,6 +286,15 @@ def test_an_alarm_that_takes_over_what_somebody_asked_for_does_not_have_it_rest(
     assert resting.retrain()["state"] == "rejected"
 
 
+def test_an_end_that_a_clock_noted_a_year_ahead_hides_no_other(resting: Trainer) -> None:
+    ahead = "UPDATE requests SET closed_at = closed_at + interval '1 year' WHERE closed_at IS NOT NULL RETURNING id"
+    assert len(resting.rows(ahead)) == 1
+    resting.operations.retrain(resting.contract, "anna", "")
+    resting.retrain()
+    with resting.retraining():
+        wait_until(lambda: "cool-down" in resting.requests()[0]["reason"], "what follows rests by the second end")
+
+
 def test_who_asks_twice_is_noted_once(resting: Trainer) -> None:
     for _ in range(2):
         resting.operations.retrain(resting.contract, "anna", "")

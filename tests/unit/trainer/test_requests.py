@@ -52,7 +52,7 @@ def test_a_request_says_how_much_of_what_it_waits_for() -> None:
 
 def test_what_a_clock_noted_that_had_jumped_a_year_ahead_is_not_waited_for() -> None:
     jumped = NOW + 365 * 24 * HOUR
-    assert next_training(Retraining(daily_limit=1), jumped, [jumped], NOW) == (NOW, "")
+    assert next_training(Retraining(daily_limit=1), None, [jumped], NOW) == (NOW, "")
 
 
 def test_a_clock_that_was_set_back_a_little_shortens_no_wait() -> None:

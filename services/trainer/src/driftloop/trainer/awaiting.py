@@ -15,7 +15,7 @@ from driftloop.common.contract import Contract
 from driftloop.common.registry import Bundle
 from driftloop.trainer.domain.challenger import ReferenceRows
 from driftloop.trainer.domain.dataset import LabeledRows, LabelsWanted, labels_wanted
-from driftloop.trainer.domain.requests import DAY, next_run, next_training, waiting_for
+from driftloop.trainer.domain.requests import CLOCK_ERROR, DAY, next_run, next_training, waiting_for
 from driftloop.trainer.domain.stability import unstable
 from driftloop.trainer.label_rows import ProductionRows, fetch_rows
 from driftloop.trainer.request_store import Request, RequestStore
@@ -70,7 +70,9 @@ def _resting(job: Job) -> str:
     contract, now = job.contract, job.resources.clock()
     with job.resources.pool.connection() as connection:
         store = RequestStore(connection)
-        ended, begun = store.last_ended(contract.name), store.trainings(contract.name, now - DAY)
+        # What a clock that went wrong has noted far ahead is not waited for, and hides no end that is.
+        ended = store.last_ended(contract.name, now + CLOCK_ERROR)
+        begun = store.trainings(contract.name, now - DAY)
         blocked = Store(connection).blocked(contract.name)
     if blocked is not None:
         return f"waiting for better data: {blocked}"

@@ -179,10 +179,11 @@ class RequestStore:
 
     # --- limits
 
-    def last_ended(self, model: str) -> datetime | None:
-        """When the model's last request that had been trained ended."""
+    def last_ended(self, model: str, until: datetime) -> datetime | None:
+        """When the model's last request that had been trained ended, of those that did so until an instant."""
         row = self._connection.execute(
-            "SELECT max(closed_at) FROM requests WHERE model_name = %s AND tries > 0", [model]
+            "SELECT max(closed_at) FROM requests WHERE model_name = %s AND tries > 0 AND closed_at <= %s",
+            [model, until],
         ).fetchone()
         return row[0] if row else None
 

@@ -41,11 +41,11 @@ def next_training(
     """When the next training of a model may begin, and what it waits for until then ("" for nothing).
 
     `last_ended` is when the model's last request that had been trained ended, `begun` when its trainings of the last
-    day began. So a storm of alarms trains no more than a quiet day does. What a clock that went wrong has noted far
-    ahead of `now` is not waited for.
+    day began. So a storm of alarms trains no more than a quiet day does. A training that a clock that went wrong has
+    noted more than CLOCK_ERROR ahead of `now` does not count.
     """
     earliest, reason = now, ""
-    if last_ended is not None and last_ended <= now + CLOCK_ERROR:
+    if last_ended is not None:
         rested = last_ended + timedelta(seconds=retraining.cooldown_seconds)
         if rested > earliest:
             earliest, reason = rested, f"the cool-down of {retraining.cooldown_seconds:g} s after the last retraining"
