@@ -123,6 +123,20 @@ def fetched(content: bytes | Iterator[bytes], limit: int = 1000) -> ProductionRo
         return fetch_rows(client, LOAN, limit=limit, labelled=False)
 
 
+def test_rows_are_asked_for_between_two_instants() -> None:
+    asked: list[httpx.QueryParams] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params)
+        return httpx.Response(200, content=rows_sent([]))
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://label-ingest") as client:
+        fetch_rows(client, LOAN, limit=1, labelled=True)
+        fetch_rows(client, LOAN, limit=1, labelled=True, since=START, until=START + timedelta(hours=1))
+    assert {"since", "until"}.isdisjoint(asked[0])
+    assert (asked[1]["since"], asked[1]["until"]) == ("2026-03-01T12:00:00+00:00", "2026-03-01T13:00:00+00:00")
+
+
 def unusable(content: bytes | Iterator[bytes], limit: int = 1000) -> str:
     """Why rows are not to be had of such an answer."""
     with pytest.raises(RowsUnavailable) as unavailable:

@@ -88,9 +88,8 @@ def recent_rows(job: Job) -> ProductionRows | None:
     every time.
     """
     contract, gates, request = job.contract, job.contract.gates, job.request
-    client, since = job.resources.client, request.changed_since
     labels, rest = _labels_wanted(job)
-    recent = fetch_rows(client, contract, limit=gates.reference_rows_max, labelled=False, since=since)
+    recent = _fetched(job, gates.reference_rows_max, labelled=False, since=request.changed_since)
     # A version that is compared with what it was trained on needs no other reference.
     wanted = gates.reference_rows_min if contract.reference == "recent" else 0
     lacking = {"labels": labels.total, "reference_rows": max(0, wanted - len(recent))}
@@ -113,10 +112,10 @@ def _labels_wanted(job: Job) -> tuple[LabelsWanted, float]:
     Where patients come often more rows are looked at than a training needs.
     """
     begun, (since, after), gates = time.monotonic(), bounds(job.request), job.contract.gates
-    client, most = job.resources.client, job.resources.max_rows
+    most = job.resources.max_rows
     limit = enough = gates.train_labels + gates.gate_labels
     while True:
-        rows = fetch_rows(client, job.contract, limit=limit, labelled=True, since=job.request.changed_since)
+        rows = _fetched(job, limit, labelled=True, since=job.request.changed_since)
         wanted = labels_wanted(gates, _without_erased(job, rows).labeled(), since, after)
         if not wanted.deeper or len(rows) < limit or limit >= most:
             return wanted, REST * (time.monotonic() - begun) if limit > enough else 0.0
@@ -125,16 +124,24 @@ def _labels_wanted(job: Job) -> tuple[LabelsWanted, float]:
 
 def material(job: Job, recent: ProductionRows) -> Material:
     """All that a training works on. Raises what `fetch_rows` and the store of artifacts raise."""
-    resources, contract = job.resources, job.contract
     # Before a million rows are fetched: without the champion nothing can be judged.
     champion = _champion(job)
-    labeled = _without_erased(job, fetch_rows(resources.client, contract, limit=resources.max_rows, labelled=True))
+    labeled = _without_erased(job, _fetched(job, job.resources.max_rows, labelled=True))
     recent = _without_erased(job, recent)
     return Material(
         labeled=labeled.labeled(),
         reference=ReferenceRows(recent.ids, recent.values),
         champion=champion,
     )
+
+
+def _fetched(job: Job, limit: int, *, labelled: bool, since: datetime | None = None) -> ProductionRows:
+    """Rows as label-ingest has them, but for those that a predictor's clock has dated far ahead.
+
+    These would be the newest, and judge each time; and who is to be judged on newer ones would wait for years.
+    """
+    until = job.resources.clock() + CLOCK_ERROR
+    return fetch_rows(job.resources.client, job.contract, limit=limit, labelled=labelled, since=since, until=until)
 
 
 def _champion(job: Job) -> Bundle:

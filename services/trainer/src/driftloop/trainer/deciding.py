@@ -11,7 +11,7 @@ from psycopg import Connection
 from driftloop.common import metrics
 from driftloop.common.contract import Contract
 from driftloop.trainer.domain.canary import CanaryVerdict
-from driftloop.trainer.domain.requests import BY_DRIFT, State
+from driftloop.trainer.domain.requests import BY_DRIFT, CLOCK_ERROR, State
 from driftloop.trainer.request_store import Request, RequestStore
 from driftloop.trainer.rollout_store import Rollout, RolloutStore
 from driftloop.trainer.serving import crown, serve
@@ -98,7 +98,8 @@ def roll_back(
     """The champion serves alone again. Without a verdict somebody has decided, and nothing follows."""
     newest = RolloutStore(connection).newest(rollout.request_id)
     if newest is not None:
-        RequestStore(connection).judged_until(request.id, newest)
+        # What is dated further ahead judges in no gate, and must not keep others from it.
+        RequestStore(connection).judged_until(request.id, min(newest, now + CLOCK_ERROR))
     RolloutStore(connection).end(rollout.request_id, verdict, now)
     _become(connection, request, "rolled-back", reason, now)
     Store(connection).set_status(model.name, rollout.challenger, "rolled-back")

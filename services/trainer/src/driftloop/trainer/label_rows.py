@@ -82,9 +82,15 @@ def open_client(url: str, key: Secret | None) -> httpx.Client:
 
 
 def fetch_rows(
-    client: httpx.Client, contract: Contract, *, limit: int, labelled: bool, since: datetime | None = None
+    client: httpx.Client,
+    contract: Contract,
+    *,
+    limit: int,
+    labelled: bool,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> ProductionRows:
-    """The newest `limit` rows that the champion answered, from `since` on.
+    """The newest `limit` rows that the champion answered, predicted from `since` on and before `until`.
 
     Raises RowsUnavailable, also where what comes is not what was asked for.
     """
@@ -94,8 +100,7 @@ def fetch_rows(
         "labelled": "true" if labelled else "any",
         "variant": "champion",
     }
-    if since is not None:
-        query["since"] = since.isoformat()
+    query |= {name: at.isoformat() for name, at in (("since", since), ("until", until)) if at is not None}
     try:
         with client.stream("GET", "/v1/rows", params=query, timeout=TIMEOUT_SECONDS) as response:
             if not response.is_success:

@@ -31,7 +31,7 @@ ENDED: frozenset[State] = frozenset({"promoted", "rejected", "rolled-back", "wit
 # A training that was killed, ran out of memory or of time is tried once more.
 TRIES = 2
 DAY = timedelta(days=1)
-# Clocks of several trainers differ, and are set back, by less.
+# Clocks of trainers and predictors differ, and are set back, by less.
 CLOCK_ERROR = timedelta(minutes=5)
 
 
