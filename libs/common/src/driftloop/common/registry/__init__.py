@@ -27,6 +27,7 @@ from driftloop.common.registry.bundle import (
     read_manifest,
     sha256,
     to_files,
+    version_uri,
 )
 from driftloop.common.registry.errors import (
     ArtifactConflict,
@@ -160,11 +161,6 @@ def fetch_bundle(
         for name, entry in manifest.files.items()
     }
     return from_files(manifest, files)
-
-
-def version_uri(root_uri: str, model: str, version: int) -> str:
-    """Where `write_bundle` keeps a version."""
-    return f"{root_uri.rstrip('/')}/{model}/{version}"
 
 
 def highest_version(root_uri: str, model: str) -> int:

@@ -86,6 +86,11 @@ def highest_number(names: Iterable[str]) -> int:
     return max((int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name)), default=0)
 
 
+def version_uri(root_uri: str, model: str, version: int) -> str:
+    """Where a version is kept, below its store's root."""
+    return f"{root_uri.rstrip('/')}/{model}/{version}"
+
+
 def plain(name: str) -> bool:
     """Whether a name means one file or folder, below any other, and the same to every kind of store."""
     return _PLAIN.fullmatch(name) is not None and name not in (".", "..")

@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 from fsspec import AbstractFileSystem
 
-from driftloop.common.registry.bundle import MANIFEST, MANIFEST_LIMIT, highest_number, plain, sha256
+from driftloop.common.registry.bundle import MANIFEST, MANIFEST_LIMIT, highest_number, plain, sha256, version_uri
 from driftloop.common.registry.errors import (
     DELETED,
     ArtifactError,
@@ -83,7 +83,7 @@ def write_objects(root_uri: str, model: str, version: int, files: Mapping[str, b
             )
     if not same:
         raise conflict(model, version)
-    return f"{root_uri.rstrip('/')}/{model}/{version}"
+    return version_uri(root_uri, model, version)
 
 
 def read_version_object(uri: str, model: str, version: int, name: str, digest: str, limit: int) -> bytes:
