@@ -88,6 +88,9 @@ class RolloutWorker:
             deciding.accept(connection, model, request, rollout, move.verdict, move.reason, published, now)
         elif move.kind == "roll back":
             deciding.roll_back(connection, model, request, rollout, move.verdict, move.reason, published, now)
+        else:
+            # Another label came, or another trainer was here, since it was looked at without the lock.
+            return
         said = {"model": contract.name, "version": rollout.challenger, "move": move.kind, "reason": move.reason}
         logger.info("a roll-out moves", extra=said)
 
