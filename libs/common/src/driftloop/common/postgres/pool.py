@@ -35,6 +35,8 @@ def connection_string(database_url: str, schema: str, application_name: str) -> 
         keepalives_idle=10,
         keepalives_interval=5,
         keepalives_count=3,
+        # Keepalives wait while something sent is not acknowledged: without a limit of its own for a quarter of an hour.
+        tcp_user_timeout=25_000,
     )
 
 
