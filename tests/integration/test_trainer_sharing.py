@@ -15,7 +15,7 @@ from driftloop.trainer.retraining import NO_TURN
 from driftloop.trainer.training_files import Trained, TrainingTask
 from tests.support.house import House
 from tests.support.trainers import CONTRACT, GATES, LabelIngest, Trainer, train_here
-from tests.support.waiting import wait_until
+from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
 # Of it a challenger learns a new law, and no guard is for the old one.
 LEARNING = msgspec.structs.replace(
@@ -49,12 +49,12 @@ def in_training(trainer: Trainer) -> Iterator[None]:
 
     def train(task: TrainingTask, stopped: Callable[[], bool], say: Callable[[str], None]) -> Trained:
         began.set()
-        assert end.wait(30)
+        assert end.wait(4 * TIMEOUT_SECONDS)
         return train_here(task, stopped, say)
 
     trainer.run = train
     with trainer.retraining():
-        assert began.wait(30)
+        assert began.wait(TIMEOUT_SECONDS)
         try:
             yield
         finally:
@@ -88,8 +88,10 @@ def test_no_more_models_are_trained_at_once_than_there_are_turns_and_who_waits_s
     trainers: tuple[Trainer, Trainer],
 ) -> None:
     one, other = trainers
-    with other.retraining():
+    with ExitStack() as stack:
         with in_training(one):
+            # Not before: it would have the turn itself.
+            stack.enter_context(other.retraining())
             wait_until(lambda: other.requests()[0]["reason"] == NO_TURN, "it says that it waits")
             assert state(other) == "awaiting-labels"
         wait_until(lambda: state(other) == "promoted", "it is trained when the other is done")
