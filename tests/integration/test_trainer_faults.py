@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import msgspec
-import psutil
 import pytest
 
 from driftloop import devstack
@@ -130,14 +129,12 @@ def broker_away(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def trainer_away(scene: Scene) -> Iterator[None]:
-    """One of them is killed: the one that trains, if one does, or else the first."""
-    busy = [process for process in scene.processes if psutil.Process(process.pid).children()]
-    (killed, *_) = busy or scene.processes
+    """The trainer is killed that has run the longer: the other one is still starting when the state comes."""
+    killed, other = scene.processes
     killed.kill()
     yield
     killed.start()
-    # The other one comes first next time.
-    scene.processes.sort(key=lambda process: process is killed)
+    scene.processes[:] = [other, killed]
 
 
 @pytest.fixture
