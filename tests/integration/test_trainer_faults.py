@@ -19,17 +19,16 @@ from driftloop.common.events import ModelUpdated, PredictionLabeled
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_UPDATES, Namespace
 from driftloop.devstack.processes import ServiceProcess
 from driftloop.trainer.domain.requests import BEFORE
-from tests.integration.test_trainer_process import contract_of, process_of
 from tests.integration.test_trainer_rollouts import heard
 from tests.support.house import House
 from tests.support.row_server import serving_rows
-from tests.support.trainers import NAME, LabelIngest, Trainer, alarm
+from tests.support.trainers import NAME, LabelIngest, Trainer, alarm, contract_of
 from tests.support.waiting import wait_until
 
 PATIENCE = 60.0
 ROLLOUT = {"steps": [{"weight": 0, "min_labels": 10}, {"weight": 0.2}], "min_labels": 30}
 
-pytestmark = [
+OWN_SERVERS = [
     pytest.mark.skipif(
         "KAFKA_BOOTSTRAP_SERVERS" in os.environ or "DATABASE_URL" in os.environ,
         reason="servers from the environment are not this test's to kill",
@@ -83,6 +82,7 @@ class Scene:
     rows: Rows
     folder: Path
     processes: list[ServiceProcess]
+    urls: list[str]
 
     def becomes(self, state: str, reason: str = "") -> None:
         """Wait until the request has come to a state, which it may have left since, and says something."""
@@ -137,23 +137,44 @@ def trainer_away(scene: Scene) -> Iterator[None]:
     scene.processes[:] = [other, killed]
 
 
+Away = Callable[[Scene], AbstractContextManager[None]]
+
+
 @pytest.fixture
-def scene(own_house: House, folder: Path) -> Iterator[Scene]:
-    trainer = Trainer(own_house, own_house.pool("trainer"))
+def scene(request: pytest.FixtureRequest, away: Away, folder: Path) -> Iterator[Scene]:
+    """A model with its first version, and two trainers of it, not yet started; on servers of its own if one dies."""
+    house: House = request.getfixturevalue("house" if away is trainer_away else "own_house")
+    trainer = Trainer(house, house.pool("trainer"))
     trainer.first()
     rows = Rows()
     with serving_rows(rows) as address:
-        contract = contract_of(own_house.folder, rollout=ROLLOUT)
-        processes = [process_of(own_house, contract, address, f"trainer-{n}")[0] for n in range(2)]
-        yield Scene(trainer, rows, folder, processes)
-        own_house.end()
+        contract = contract_of(house.folder, rollout=ROLLOUT)
+        started = [process_of(house, contract, address, f"trainer-{n}") for n in range(2)]
+        yield Scene(trainer, rows, folder, [process for process, _ in started], [url for _, url in started])
+        house.end()
+
+
+def process_of(house: House, contract: Path, label_ingest: str, name: str) -> tuple[ServiceProcess, str]:
+    """A trainer's process, not yet started, and its API's URL."""
+    return house.process(
+        name,
+        "driftloop.trainer.main",
+        {
+            "DATABASE_URL": house.database_url("trainer"),
+            "DRIFTLOOP_CONTRACTS": str(contract),
+            "DRIFTLOOP_SIGNING_KEY": str(house.folder / "keys" / "signing.pem"),
+            "DRIFTLOOP_LABEL_INGEST_URL": label_ingest,
+            "DRIFTLOOP_CHECK_SECONDS": "0.1",
+        },
+    )
 
 
 @pytest.mark.slow(reason="two trainers start, train, and lose something in each of four states")
-@pytest.mark.parametrize("away", [database_away, broker_away, trainer_away])
-def test_what_dies_in_each_state_changes_neither_the_end_nor_what_is_in_the_log(
-    scene: Scene, away: Callable[[Scene], AbstractContextManager[None]]
-) -> None:
+@pytest.mark.parametrize(
+    "away",
+    [pytest.param(database_away, marks=OWN_SERVERS), pytest.param(broker_away, marks=OWN_SERVERS), trainer_away],
+)
+def test_what_dies_in_each_state_changes_neither_the_end_nor_what_is_in_the_log(scene: Scene, away: Away) -> None:
     for process in scene.processes:
         process.start()
     scene.trainer.house.publish(DRIFT_EVENTS, [(NAME, alarm())], copies=2)
@@ -188,6 +209,9 @@ def ended_well(scene: Scene) -> None:
     wait_until(lambda: not trainer.rows("SELECT 1 FROM outbox"), "everything is published", PATIENCE)
     for process in scene.processes:
         process.wait_ready()
+    for url in scene.urls:
+        decided_the_same(url, trainer.requests()[0]["challenger"])
+    for process in scene.processes:
         assert process.terminate() == 0, process.tail()
     log = logged(trainer)
     assert [state.revision for state in log] == list(range(1, len(log) + 1))
@@ -197,6 +221,12 @@ def ended_well(scene: Scene) -> None:
     for request in trainer.requests():
         seen = [one["state"] for one in request["history"]]
         assert all(old == new or old in BEFORE[new] for old, new in pairwise(seen)), seen
+
+
+def decided_the_same(url: str, version: int) -> None:
+    """A trainer makes a version's decision again from what is stored."""
+    again = httpx.get(f"{url}/v1/models/{NAME}/versions/{version}/decision", timeout=30).json()
+    assert (again["same"], again["decision"]["promoted"]) == (True, True)
 
 
 def logged(trainer: Trainer) -> list[ModelUpdated]:

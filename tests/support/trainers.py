@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import numpy as np
 import pyarrow as pa
+import yaml
 from fastapi import FastAPI
 
 from driftloop.common import registry
@@ -42,6 +43,7 @@ from driftloop.trainer.training_runs import RunTraining, TrainingFailed
 from driftloop.trainer.training_sets import SetFiles
 from tests.support.house import House
 from tests.support.models import shipped
+from tests.support.paths import MODELS
 from tests.support.predictions import START, rows_like
 from tests.support.waiting import wait_until
 
@@ -74,6 +76,19 @@ def alarm(
         } | more,
         DriftDetected,
     )  # fmt: skip
+
+
+def contract_of(folder: Path, **changes: object) -> Path:
+    """The loan model's contract, changed, beside its baseline: a trainer of its own process learns a new law by it."""
+    source = MODELS / "loan"
+    document = yaml.safe_load((source / "contract.yaml").read_text(encoding="utf-8"))
+    document["gates"] |= {"train_labels": 600, "gate_labels": 100, "reference_rows_min": 50, "accepted_loss": 1.0}
+    document["estimator"]["parameters"]["n_estimators"] = 5
+    document |= {"retraining": {"cooldown_seconds": 0}} | changes
+    (folder / "baseline.csv").write_bytes((source / "baseline.csv").read_bytes())
+    path = folder / "contract.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
 
 
 class LabelIngest:
@@ -252,7 +267,7 @@ class Trainer:
     def judges(self, version: int) -> list[str]:
         """The predictions that judged a version, oldest first."""
         with self.pool.connection() as connection:
-            evidence = EvidenceStore(connection).get(NAME, version)
+            evidence = EvidenceStore(connection).get(self.contract.name, version)
         assert evidence is not None
         found: list[str] = evidence.ids.tolist()
         return found
@@ -260,7 +275,7 @@ class Trainer:
     def decision(self, version: int) -> dict[str, Any]:
         """A version's decision, made again."""
         with self.pool.connection() as connection:
-            return recomputed(connection, NAME, version)
+            return recomputed(connection, self.contract.name, version)
 
     def versions(self) -> dict[int, str]:
         """What became of each version."""
