@@ -23,6 +23,7 @@ from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.training_files import Trained, TrainingTask
 from driftloop.trainer.training_runs import Standby, TrainingLimits, run_training
 from tests.support.artifacts import small_bundle
+from tests.support.children import children
 from tests.support.house import PASSWORD, House
 from tests.support.trainers import CONTRACT, GATES, LATER, NAME, LabelIngest, Trainer, alarm, train_here
 from tests.support.waiting import wait_until
@@ -435,21 +436,8 @@ def test_a_training_whose_request_is_taken_back_ends(trainer: Trainer, broken: C
     with trainer.retraining():
         wait_until(lambda: trainer.requests()[0]["reason"] == "training: hanging", "it trains, and says at what it is")
         trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
-        wait_until(lambda: not trainings(), "the process is gone")
+        wait_until(lambda: not children(training_runs.MODULE), "the process is gone")
     assert [one["state"] for one in trainer.requests()] == ["withdrawn"]
-
-
-def trainings() -> list[int]:
-    """The training processes that this process has."""
-    return [one.pid for one in psutil.Process().children() if any("training" in word for word in words_of(one))]
-
-
-def words_of(process: psutil.Process) -> list[str]:
-    """The command line of a process, which may have ended since it was found."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def test_a_training_that_ends_with_its_trainer_was_no_try(trainer: Trainer, broken: Callable[..., None]) -> None:
@@ -459,7 +447,7 @@ def test_a_training_that_ends_with_its_trainer_was_no_try(trainer: Trainer, brok
         wait_until(lambda: trainer.requests()[0]["reason"] == "training: hanging", "it trains")
     (request,) = trainer.requests()
     assert (request["state"], request["tries"]) == ("awaiting-labels", 0)
-    assert trainings() == []
+    assert children(training_runs.MODULE) == set()
     trainer.run = train_here
     assert trainer.retrain()["tries"] == 1
 
@@ -590,33 +578,38 @@ def test_a_decision_that_no_label_changed_is_made_once(learning: Trainer) -> Non
     assert "relabelled" not in learning.decision(2)
 
 
-def test_labels_that_are_taken_back_between_training_and_promotion_count_no_more(learning: Trainer) -> None:
+@pytest.fixture
+def taken_back(learning: Trainer) -> Trainer:
+    """A trainer whose challenger passed its gate, of whose labels all but ten were taken back then."""
     learning.drift()
     write = learning.artifacts.write
 
-    def taken_back(bundle: Bundle) -> Any:
-        # All but ten of those that the gate has seen.
+    def then(bundle: Bundle) -> Any:
         learning.labels.taken_back = set(learning.labels.ids[-90:])
         return write(bundle)
 
-    object.__setattr__(learning.artifacts, "write", taken_back)
-    request = learning.retrain()
-    assert request["state"] == "rejected"
-    assert request["reason"].startswith("90 labels that it was judged on were amended or taken back since: only 10 of")
-    assert learning.versions() == {1: "champion", 2: "rejected"}
-    found = learning.decision(2)
+    object.__setattr__(learning.artifacts, "write", then)
+    assert learning.retrain()["state"] == "rejected"
+    return learning
+
+
+def test_labels_that_are_taken_back_between_training_and_promotion_count_no_more(taken_back: Trainer) -> None:
+    reason = taken_back.requests()[-1]["reason"]
+    assert reason.startswith("90 labels that it was judged on were amended or taken back since: only 10 of")
+    assert taken_back.versions() == {1: "champion", 2: "rejected"}
+    found = taken_back.decision(2)
     assert (found["decision"]["promoted"], found["same"]) == (True, True)
     later = found["relabelled"]
     assert (later["decision"]["promoted"], later["same"]) == (False, True)
-    assert later["decision"]["reasons"][0] in request["reason"]
+    assert later["decision"]["reasons"][0] in reason
 
 
-def test_what_a_decision_was_made_again_from_goes_with_an_erased_judge(learning: Trainer) -> None:
-    test_labels_that_are_taken_back_between_training_and_promotion_count_no_more(learning)
-    learning.hear(SubjectErased(subject=learning.labels.ids[-95].removeprefix("p-"), erased_at=LATER, predictions=1))
-    later = learning.decision(2)["relabelled"]
+def test_what_a_decision_was_made_again_from_goes_with_an_erased_judge(taken_back: Trainer) -> None:
+    judge = taken_back.labels.ids[-95].removeprefix("p-")
+    taken_back.hear(SubjectErased(subject=judge, erased_at=LATER, predictions=1))
+    later = taken_back.decision(2)["relabelled"]
     assert (later["decision"]["promoted"], later["again"], later["same"]) == (False, None, None)
-    assert learning.rows("SELECT data, relabelled FROM evidence WHERE version = 2") == [(None, None)]
+    assert taken_back.rows("SELECT data, relabelled FROM evidence WHERE version = 2") == [(None, None)]
 
 
 def test_a_challenger_one_of_whose_judges_was_erased_meanwhile_does_not_serve(learning: Trainer) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from driftloop.trainer import training_process, training_runs
 from driftloop.trainer.training_runs import Standby, TrainingProcess, start_process
+from tests.support.children import children
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def standby(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standby]:
 
 def waiting() -> set[int]:
     """The training processes that this process has."""
-    return {one.pid for one in psutil.Process().children() if training_runs.MODULE in one.cmdline()}
+    return children(training_runs.MODULE)
 
 
 def test_the_process_that_is_ready_is_the_one_that_trains(standby: Standby) -> None:
@@ -72,7 +73,7 @@ def test_while_one_trains_none_is_made_ready(standby: Standby) -> None:
 
 def test_for_one_that_died_waiting_a_new_one_trains(standby: Standby) -> None:
     standby.prepare()
-    (dead,) = (one for one in psutil.Process().children() if one.pid in waiting())
+    dead = psutil.Process(*waiting())
     dead.kill()
     dead.wait()
     taken = standby.take()
@@ -83,7 +84,7 @@ def test_for_one_that_died_waiting_a_new_one_trains(standby: Standby) -> None:
 def test_one_that_died_waiting_is_not_replaced_before_it_is_needed(standby: Standby) -> None:
     """Where memory is short, it would die again and again."""
     standby.prepare()
-    (dead,) = (one for one in psutil.Process().children() if one.pid in waiting())
+    dead = psutil.Process(*waiting())
     dead.kill()
     dead.wait()
     standby.prepare()
