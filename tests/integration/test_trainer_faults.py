@@ -23,9 +23,10 @@ from tests.integration.test_trainer_rollouts import heard
 from tests.support.house import House
 from tests.support.row_server import serving_rows
 from tests.support.trainers import NAME, LabelIngest, Trainer, alarm, contract_of
-from tests.support.waiting import wait_until
+from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 
-PATIENCE = 60.0
+# It starts, and trains in another process that starts: more than anything else that is waited for.
+PATIENCE = 2 * TIMEOUT_SECONDS
 ROLLOUT = {"steps": [{"weight": 0, "min_labels": 10}, {"weight": 0.2}], "min_labels": 30}
 
 OWN_SERVERS = [

@@ -199,13 +199,6 @@ def test_a_request_whose_alarm_was_cleared_while_it_was_judged_is_followed_by_no
 # --- who may ask, and how often
 
 
-def test_a_storm_of_alarms_opens_one_request(trainer: Trainer) -> None:
-    for number in range(50):
-        trainer.drift(event_id=f"drift:{number}")
-    (request,) = trainer.requests()
-    assert request["state"] == "awaiting-labels"
-
-
 def test_what_drift_asks_for_waits_for_the_cool_down_and_says_so(trainer: Trainer) -> None:
     trainer.drift()
     trainer.retrain()

@@ -259,7 +259,7 @@ def test_a_label_that_comes_while_its_roll_out_ends_is_not_kept(trainer: Trainer
             handlers.on_labels(connection, lambda: LATER, [heard(99, winner=2)])
             ending = executor.submit(trainer.roll_out)
             wait_until(lambda: ending.done() or waits(), "the roll-out ends, or waits")
-        ending.result(30)
+        ending.result(60)
     assert (served(trainer), tally(trainer)) == ((1, None, None), (0, 0, 0))
 
 
