@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +155,21 @@ class LabelIngest:
 def train_here(task: TrainingTask, _stopped: Callable[[], bool], _say: Callable[[str], None]) -> Trained:
     """Train as the training process does, but in this one, which has all the libraries already."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_task(folder, task)
-        failure = train(folder)
+        write_task(Path(name), task)
+        files = tuple(sorted((one.name, one.read_bytes()) for one in Path(name).iterdir()))
+    return _trained(files, task.contract.name, task.version)
+
+
+@cache
+def _trained(files: tuple[tuple[str, bytes], ...], model: str, version: int) -> Trained:
+    """What comes of a task's files. Many tests give the same task, of which the same comes."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, data in files:
+            (Path(name) / file).write_bytes(data)
+        failure = train(Path(name))
         if failure is not None:
             raise TrainingFailed(failure)
-        return read_trained(folder, task.contract.name, task.version)
+        return read_trained(Path(name), model, version)
 
 
 @dataclass
