@@ -91,7 +91,7 @@ def main() -> None:
                 shares="all cores are shared: broker, database, label-ingest, trainer, predictors",
                 monitor="its alarm is put into drift-events",
                 steps_of_the_worst=", ".join(f"{name} {seconds:.2f}" for name, seconds in worst.steps.items()),
-                peer_does="imputer and forest alone: fit, and scores out of fold by as many folds, of the same rows",
+                peer_does="imputer and forest alone, in one thread: fit, and scores out of as many folds, same rows",
             ),
         )
     )  # fmt: skip

@@ -38,7 +38,6 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Ready).serve_forever()
 OWNER = """
 import sys, threading
 from pathlib import Path
-from driftloop.devstack.ports import is_free
 from driftloop.devstack.processes import ServiceProcess
 service = ServiceProcess("service", sys.argv[2:], {}, Path(sys.argv[1]), 1)
 thread = threading.Thread(target=service.start)
