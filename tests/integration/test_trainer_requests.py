@@ -92,6 +92,17 @@ def test_while_the_alarm_is_open_a_rejected_request_is_followed_by_one_that_wait
     assert trainer.retrain()["id"] == follower["id"] > rejected["id"]
 
 
+def test_a_prediction_dated_a_year_ahead_does_not_judge_and_lets_the_next_attempt_wait_for_none_later(
+    trainer: Trainer,
+) -> None:
+    trainer.labels.add(1, at=LATER + timedelta(days=365))
+    trainer.drift()
+    request = trainer.retrain()
+    assert trainer.labels.ids[-1] not in trainer.judges(2)
+    ((judged_until,),) = trainer.rows("SELECT judged_until FROM requests WHERE id = %s", request["id"])
+    assert judged_until < LATER
+
+
 def test_labels_that_come_late_are_learnt_from_and_judge_nothing_where_newer_rows_have_judged(trainer: Trainer) -> None:
     """By number there are enough new labels; by the newest rows the same would judge again."""
     trainer.labels = LabelIngest(190)
@@ -407,6 +418,8 @@ def test_a_training_that_dies_is_told_of_tried_once_more_and_then_rejected(
     assert f"is tried once more: {said}" in request["history"][2]["reason"]
     assert f"no challenger could be made: {said}" in request["reason"]
     assert (request["tries"], trainer.versions()) == (2, {1: "champion"})
+    # Nothing was judged: the attempt that follows needs no other rows.
+    assert trainer.rows("SELECT judged_until FROM requests WHERE id = %s", request["id"]) == [(None,)]
 
 
 def test_rows_that_allow_no_model_are_not_tried_again(trainer: Trainer, broken: Callable[..., None]) -> None:
@@ -516,7 +529,7 @@ def test_a_trainer_that_dies_at_each_of_two_trainings_is_not_made_to_die_for_eve
     found = trainer.retrain()
     assert (found["state"], found["reason"]) == (
         "rejected",
-        "no challenger could be made: the trainer ended, or lost its database, in the middle of it",
+        "no challenger could be made: its trainer ended, or lost its database and the model to another",
     )
 
 

@@ -145,11 +145,11 @@ def locks(pool: Pool) -> Iterator[tuple[ModelLocks, ModelLocks]]:
 
 def test_one_trainer_at_a_time_holds_a_model_and_another_may_hold_another(locks: tuple[ModelLocks, ModelLocks]) -> None:
     one, other = locks
-    with one.hold("a") as lost:
-        assert lost is not None
-        assert not lost()
-        with other.hold("a") as refused, other.hold("b") as held:
-            assert (refused, held is not None) == (None, True)
+    with one.hold("a") as held:
+        assert held is not None
+        assert held()
+        with other.hold("a") as refused, other.hold("b") as another:
+            assert (refused, another is not None) == (None, True)
     with other.hold("a") as held:
         assert held is not None
 
@@ -165,23 +165,45 @@ def test_the_locks_of_twenty_models_take_one_connection(house: House) -> None:
     locks.close()
 
 
-def test_a_session_that_is_gone_is_noticed_and_another_trainer_has_its_locks(
+def cut_off(pool: Pool) -> None:
+    """End the sessions that hold locks."""
+    with pool.connection() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE usename = current_user AND query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
+        )
+
+
+def test_where_a_session_is_gone_the_quicker_one_has_its_locks(
     pool: Pool, locks: tuple[ModelLocks, ModelLocks]
 ) -> None:
     one, other = locks
-    with one.hold("a") as lost:
-        assert lost is not None
-        with pool.connection() as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-                "WHERE usename = current_user AND query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
-            )
-        assert lost()
-        with other.hold("a") as held:
-            assert held is not None
+    with one.hold("a") as held:
+        assert held is not None
+        cut_off(pool)
+        with other.hold("a") as quicker:
+            assert quicker is not None
+            assert not held()
+        assert held()
+        with other.hold("a") as slower:
+            assert slower is None
     # What is asked of the lost session first fails, or finds it closed; then there is another one.
     with one.hold("a") as held:
         assert held is not None
+
+
+def test_a_training_outlives_the_session_that_held_its_models_lock(
+    trainers: tuple[Trainer, Trainer], pool: Pool
+) -> None:
+    _, trainer = trainers
+
+    def train(task: TrainingTask, stopped: Callable[[], bool], say: Callable[[str], None]) -> Trained:
+        cut_off(pool)
+        assert not stopped()
+        return train_here(task, stopped, say)
+
+    trainer.run = train
+    assert trainer.retrain("promoted")["tries"] == 1
 
 
 def test_who_ends_gives_back_all_that_it_holds(locks: tuple[ModelLocks, ModelLocks]) -> None:

@@ -114,12 +114,12 @@ class LabelIngest:
         self.down = False
         self.add(n)
 
-    def add(self, n: int) -> None:
-        """So many more labelled rows, newer than all."""
+    def add(self, n: int, at: datetime | None = None) -> None:
+        """So many more labelled rows, newer than all, or predicted at an instant."""
         for row in rows_like(self._contract, self._random, n):
             number = len(self._cases)
             label = number % 2 if self._law is None else int(self._law(row))
-            self._cases.append((START + timedelta(seconds=number + 1), number, row, label))
+            self._cases.append((at or START + timedelta(seconds=number + 1), number, row, label))
 
     @property
     def ids(self) -> list[str]:
@@ -131,8 +131,9 @@ class LabelIngest:
         if self.down:
             raise httpx.ConnectError("nobody listens", request=request)
         since = datetime.fromisoformat(request.url.params.get("since", START.isoformat()))
+        until = datetime.fromisoformat(request.url.params.get("until", "9999-12-31T00:00:00+00:00"))
         labelled = request.url.params["labelled"] == "true"
-        rows = [self._row(*case) for case in reversed(self._cases) if case[0] >= since]
+        rows = [self._row(*case) for case in reversed(self._cases) if since <= case[0] < until]
         rows = [one for one in rows if not labelled or one["label"] is not None][: int(request.url.params["limit"])]
         table = pa.Table.from_pylist(rows, schema=self._schema())
         sink = io.BytesIO()

@@ -285,7 +285,7 @@ class Gates(_Part, frozen=True, kw_only=True):
     accepted_recall_drop: Share | None = None
     accepted_roc_auc_drop: Share | None = None
     reference_rows_min: Annotated[int, Meta(ge=2)] = 1000
-    reference_rows_max: Annotated[int, Meta(ge=2)] = 2000
+    reference_rows_max: Annotated[int, Meta(ge=2, le=1_000_000)] = 2000
 
 
 class Retraining(_Part, frozen=True, kw_only=True):
@@ -297,7 +297,7 @@ class Retraining(_Part, frozen=True, kw_only=True):
     """
 
     schedule: Annotated[str, Meta(max_length=100)] | None = None
-    cooldown_seconds: Annotated[float, Meta(ge=0)] = 600.0
+    cooldown_seconds: Annotated[float, Meta(ge=0, le=366 * 86_400)] = 600.0
     daily_limit: Count = 8
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import psycopg
 from psycopg import Connection
@@ -24,22 +25,23 @@ class ModelLocks:
         self._pool = pool
         self._connection: Connection | None = None
         self._mutex = threading.Lock()
+        # By model the session that has its lock.
+        self._held: dict[str, Connection] = {}
 
     @contextmanager
     def hold(self, model: str) -> Iterator[Callable[[], bool] | None]:
         """Hold a model's lock for the time of a block; None where another trainer has it.
 
-        What the block is given says whether the session, and with it the lock, is gone: another may have it by then.
-        Raises psycopg.Error.
+        What the block is given says whether it is held still. Where the session is gone, it is taken anew by another
+        one, unless another trainer was quicker. Both raise psycopg.Error while the database is away.
         """
-        session = self._session()
-        row = session.execute(_TAKE.encode(), [model]).fetchone()
-        if not (row and row[0]):
+        if not self._take(model):
             yield None
             return
         try:
-            yield lambda: _is_lost(session)
+            yield partial(self._keep, model)
         finally:
+            session = self._held.pop(model)
             if not session.closed:
                 session.execute(_GIVE_BACK.encode(), [model])
 
@@ -47,6 +49,17 @@ class ModelLocks:
         """Give the connection back, and with it whatever is held."""
         with self._mutex:
             self._drop()
+
+    def _take(self, model: str) -> bool:
+        session = self._session()
+        row = session.execute(_TAKE.encode(), [model]).fetchone()
+        if not (row and row[0]):
+            return False
+        self._held[model] = session
+        return True
+
+    def _keep(self, model: str) -> bool:
+        return _answers(self._held[model]) or self._take(model)
 
     def _session(self) -> Connection:
         """The connection that holds the locks; another one where that is gone."""
@@ -66,9 +79,9 @@ class ModelLocks:
             self._connection = None
 
 
-def _is_lost(session: Connection) -> bool:
+def _answers(session: Connection) -> bool:
     try:
         session.execute("SELECT 1")
     except psycopg.Error:
-        return True
-    return False
+        return False
+    return True

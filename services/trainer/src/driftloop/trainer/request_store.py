@@ -161,6 +161,10 @@ class RequestStore:
         """A training ended by no fault of its own."""
         self._connection.execute("UPDATE requests SET tries = tries - 1 WHERE id = %s", [request])
 
+    def forget_judged(self, request: int) -> None:
+        """No row has judged what a training made, for it made nothing."""
+        self._connection.execute("UPDATE requests SET judged_until = NULL WHERE id = %s", [request])
+
     def set_judged(self, request: int, challenger: int, since: datetime | None) -> None:
         """Say which version a request made, and since when the rows are that judged it."""
         self._connection.execute(

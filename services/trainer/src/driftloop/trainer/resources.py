@@ -64,7 +64,8 @@ class Resources:
 class Job:
     """A model's request, as it was found by whoever holds the model's lock.
 
-    `stopped` says that the lock is gone or the trainer ends; `pause` returns after a while, or when something happened.
+    `stopped` says that another has the lock or the trainer ends, and raises psycopg.Error while the database is away;
+    `pause` returns after a while, or when something happened.
     """
 
     resources: Resources

@@ -29,7 +29,7 @@ from driftloop.trainer.training_files import Failure
 logger = logging.getLogger(__name__)
 
 TRANSIENT = (RowsUnavailable, ReadTimeout, KafkaException, OSError)
-INTERRUPTED = "the trainer ended, or lost its database, in the middle of it"
+INTERRUPTED = "its trainer ended, or lost its database and the model to another"
 NO_TURN = "waiting for its turn: as many trainings run here as DRIFTLOOP_TRAININGS_AT_ONCE allows"
 
 
@@ -66,13 +66,14 @@ class RetrainingWorker:
 
     def _look(self, stopped: Stopped) -> None:
         """One look; the lock is held no longer, so that another trainer may have what this one has no turn for."""
-        with self._locks.hold(self._model.contract.name) as lost:
-            if lost is None:
+        with self._locks.hold(self._model.contract.name) as held:
+            if held is None:
                 self._show_nothing()
                 return
             request = self._current()
             if request is not None:
-                self._look_after(Job(self._resources, self._model, request, lambda: stopped() or lost(), self._pause))
+                job = Job(self._resources, self._model, request, lambda: stopped() or not held(), self._pause)
+                self._look_after(job)
 
     def _show_nothing(self) -> None:
         """Take down what another trainer shows, or nobody knows."""

@@ -34,9 +34,10 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     check_seconds: float = 2.0
     # No more than so many of the newest labelled rows are fetched for a training set.
     max_rows: Annotated[int, Meta(ge=1, le=MOST_ROWS)] = 100_000
-    # What one training may take: seconds, and MiB of memory with all processes that it starts.
+    # What one training may take: seconds, and MiB of memory with all processes that it starts;
+    # its libraries alone take 250.
     training_seconds: Annotated[float, Meta(gt=0)] = 3600.0
-    training_memory_mb: Annotated[int, Meta(ge=64)] | None = None
+    training_memory_mb: Annotated[int, Meta(ge=512)] | None = None
     # So many models are trained at once; the others wait for their turn.
     trainings_at_once: Annotated[int, Meta(ge=1, le=64)] = 1
     # So many versions of a model keep their files, besides those that somebody may need.

@@ -70,10 +70,13 @@ def failed(job: Job, tries: int, failure: Failure) -> None:
         found = store.current(name, lock=True)
         if found is None or not _is_ours(found, request, tries):
             return
-        if failure.kind != "data" and tries < TRIES:
-            reason = f"the training failed, and is tried once more: {failure.message}"
-            store.become(request.id, "awaiting-labels", reason, now)
-            return
+        if failure.kind != "data":
+            # What was killed, or took too much, has judged nothing by any row.
+            store.forget_judged(request.id)
+            if tries < TRIES:
+                reason = f"the training failed, and is tried once more: {failure.message}"
+                store.become(request.id, "awaiting-labels", reason, now)
+                return
         deciding.reject(connection, found, f"no challenger could be made: {failure.message}", now)
 
 
