@@ -14,6 +14,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from driftloop.common.contract import Feature
+
 
 class NumericReference(msgspec.Struct, frozen=True, tag="numeric", forbid_unknown_fields=True):
     """Sorted distinct `values` [k], how often each occurred (`counts` [k]), and how many rows had none (`missing`)."""
@@ -80,6 +82,20 @@ class ReferenceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     scores: NumericReference
     calibration: ScoredRows | None = None
     heldout: ScoredRows | None = None
+
+
+def other_columns(profile: ReferenceProfile, features: Sequence[Feature]) -> tuple[str, str] | None:
+    """What a version learnt from and what a contract's `features` are, in words; None where they are the same columns.
+
+    A model takes numbers by their place, and codes for categories: of other columns it would answer nonsense.
+    """
+    learnt = [(one.name, one.categories if isinstance(one, CategoricalReference) else ()) for one in profile.features]
+    wanted = [(one.name, one.categories) for one in features]
+    return None if learnt == wanted else (_told(learnt), _told(wanted))
+
+
+def _told(columns: Sequence[tuple[str, tuple[str, ...]]]) -> str:
+    return ", ".join(name + (f"({'|'.join(categories)})" if categories else "") for name, categories in columns[:20])
 
 
 def numeric_reference(name: str, values: Iterable[float | None]) -> NumericReference:

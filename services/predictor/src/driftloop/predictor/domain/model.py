@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from driftloop.common.conformal import Conformal, conformal_of
 from driftloop.common.contract import Contract
 from driftloop.common.onnx import RUNTIME_ERRORS, open_session, ort
 from driftloop.common.onnx_policy import INPUT, OUTPUT, UnusableModel, check_model
-from driftloop.common.profile import CategoricalReference
+from driftloop.common.profile import other_columns
 from driftloop.common.registry import Bundle, KnownAnswers
 from driftloop.predictor.domain.reference import KnownRanges
 
@@ -80,21 +79,14 @@ def _check_contract(bundle: Bundle, contract: Contract) -> None:
     """
     if bundle.model_name != contract.name:
         raise UnusableModel("contract", f"this is model {bundle.model_name!r}, this predictor serves {contract.name!r}")
-    trained = [
-        (feature.name, feature.categories if isinstance(feature, CategoricalReference) else ())
-        for feature in bundle.profile.features
-    ]
-    expected = [(feature.name, feature.categories) for feature in contract.features]
-    if trained != expected:
+    differing = other_columns(bundle.profile, contract.features)
+    if differing is not None:
+        trained, expected = differing
         raise UnusableModel(
             "contract",
-            f"version {bundle.model_version} was trained on {_columns(trained)}, the contract has {_columns(expected)}:"
+            f"version {bundle.model_version} was trained on {trained}, the contract has {expected}:"
             " train a version for this contract",
         )
-
-
-def _columns(features: Sequence[tuple[str, tuple[str, ...]]]) -> str:
-    return ", ".join(name + (f"({'|'.join(categories)})" if categories else "") for name, categories in features[:20])
 
 
 def _open(data: bytes) -> ort.InferenceSession:

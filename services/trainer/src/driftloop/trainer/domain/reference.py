@@ -1,6 +1,5 @@
 """The profile that a version carries: the population that it was last proven on."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from driftloop.common.profile import (
     ScoredRows,
     categorical_reference,
     numeric_reference,
+    other_columns,
 )
 
 
@@ -52,21 +52,14 @@ def reference_profile(
 
 
 def require_features(contract: Contract, profile: ReferenceProfile) -> None:
-    """Raises ValueError where a version learnt from other features, in another order or with other categories.
-
-    A model takes columns by their place, and codes for categories: it would answer, and answer nonsense.
-    """
-    learnt = [(one.name, getattr(one, "categories", ())) for one in profile.features]
-    wanted = [(one.name, one.categories) for one in contract.features]
-    if learnt != wanted:
+    """Raise ValueError where a version learnt from other features, in another order or with other categories."""
+    differing = other_columns(profile, contract.features)
+    if differing is not None:
+        learnt, wanted = differing
         raise ValueError(
             f"version {profile.model_version} learnt from other features than the contract has: it has "
-            f"{_named(learnt)}, the contract {_named(wanted)}; give the contract those back, or the model a new name"
+            f"{learnt}, the contract {wanted}; give the contract those back, or the model a new name"
         )
-
-
-def _named(features: Sequence[tuple[str, Sequence[str]]]) -> str:
-    return ", ".join(f"{name} of {'/'.join(categories)}" if categories else name for name, categories in features)
 
 
 def _feature(feature: Feature, column: NDArray[np.float64]) -> FeatureReference:
