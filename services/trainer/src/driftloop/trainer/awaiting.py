@@ -5,7 +5,7 @@ What it waits for is told in the request.
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 from psycopg import Connection
@@ -17,7 +17,7 @@ from driftloop.trainer.domain.challenger import ReferenceRows
 from driftloop.trainer.domain.dataset import LabeledRows, LabelsWanted, labels_wanted
 from driftloop.trainer.domain.requests import CLOCK_ERROR, DAY, next_run, next_training, waiting_for
 from driftloop.trainer.domain.stability import unstable
-from driftloop.trainer.label_rows import ProductionRows, fetch_rows
+from driftloop.trainer.label_rows import ProductionRows, fetch_rows, instant64
 from driftloop.trainer.request_store import Request, RequestStore
 from driftloop.trainer.resources import Job
 from driftloop.trainer.set_store import SetStore
@@ -161,9 +161,4 @@ def _without_erased(job: Job, rows: ProductionRows) -> ProductionRows:
 def bounds(request: Request) -> tuple[np.datetime64, np.datetime64 | None]:
     """Since when rows are of the new population, and after when they may judge, None for all."""
     after = request.judges_after
-    return _instant64(request.changed_since), None if after is None else _instant64(after)
-
-
-def _instant64(time: datetime) -> np.datetime64:
-    """An instant as NumPy has it, which knows no time zones: UTC."""
-    return np.datetime64(time.astimezone(UTC).replace(tzinfo=None))
+    return instant64(request.changed_since), None if after is None else instant64(after)

@@ -59,7 +59,7 @@ class ProductionRows:
         named = np.flatnonzero(np.isin(self.subjects, list(erased)))
         if not len(named):
             return self
-        until = {subject: np.datetime64(time.astimezone(UTC).replace(tzinfo=None)) for subject, time in erased.items()}
+        until = {subject: instant64(time) for subject, time in erased.items()}
         kept = np.ones(len(self), dtype=np.bool_)
         kept[named] = [self.times[row] >= until[str(self.subjects[row])] for row in named]
         return ProductionRows(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
@@ -70,6 +70,11 @@ class ProductionRows:
         # Where all are, nothing is copied.
         chosen = slice(None) if known.all() else known
         return LabeledRows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+
+def instant64(time: datetime) -> np.datetime64:
+    """An instant as NumPy has it, which knows no time zones: UTC."""
+    return np.datetime64(time.astimezone(UTC).replace(tzinfo=None))
 
 
 def open_client(url: str, key: Secret | None) -> httpx.Client:

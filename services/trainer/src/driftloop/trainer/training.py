@@ -2,9 +2,11 @@
 
 import logging
 from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 
 import psycopg
+from psycopg import Connection
 
 from driftloop.common import metrics
 from driftloop.common.postgres.pool import is_transient
@@ -66,9 +68,8 @@ def failed(job: Job, tries: int, failure: Failure) -> None:
     metrics.TRAININGS_FAILED.labels(name, failure.kind).inc()
     with job.resources.pool.connection() as connection:
         now, store = job.resources.clock(), RequestStore(connection)
-        Store(connection).lock_model(name, now)
-        found = store.current(name, lock=True)
-        if found is None or not _is_ours(found, request, tries):
+        found = _ours(connection, job, tries, now)
+        if found is None:
             return
         if failure.kind != "data":
             # What was killed, or took too much, has judged nothing by any row.
@@ -185,9 +186,7 @@ def _evaluated(job: Job, tries: int, trained: Trained, division: Division) -> No
     with resources.pool.connection() as connection:
         now, store = resources.clock(), RequestStore(connection)
         name, version = card.model_name, card.model_version
-        Store(connection).lock_model(name, now)
-        # Who has lost the model's lock finds another at work, or its work done.
-        if _is_ours(store.current(name, lock=True), job.request, tries):
+        if _ours(connection, job, tries, now) is not None:
             store.become(job.request.id, "evaluated", reason, now)
             Store(connection).add_version(card, artifact)
             EvidenceStore(connection).add(name, version, trained.evidence, earliest(gate), now)
@@ -199,10 +198,19 @@ def _stopped(job: Job, tries: int) -> None:
     request = job.request
     with job.resources.pool.connection() as connection:
         now, store = job.resources.clock(), RequestStore(connection)
-        Store(connection).lock_model(request.model_name, now)
-        if _is_ours(store.current(request.model_name, lock=True), request, tries):
+        if _ours(connection, job, tries, now) is not None:
             store.become(request.id, "awaiting-labels", "the training was stopped with the trainer", now)
             store.forget_try(request.id)
+
+
+def _ours(connection: Connection, job: Job, tries: int, now: datetime) -> Request | None:
+    """The request under its locks, None where it is not in our training any more.
+
+    Who has lost the model's lock finds another at work, or its work done.
+    """
+    Store(connection).lock_model(job.contract.name, now)
+    found = RequestStore(connection).current(job.contract.name, lock=True)
+    return found if _is_ours(found, job.request, tries) else None
 
 
 def _is_ours(found: Request | None, request: Request, tries: int) -> bool:
