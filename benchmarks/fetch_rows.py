@@ -84,10 +84,11 @@ def _write(file: Path, rows: int) -> None:
         for first in range(0, rows, BATCH):
             numbers = range(first, min(first + BATCH, rows))
             drawn = values[rng.integers(0, len(values), len(numbers))]
+            times = pa.array(START - np.array(numbers).astype("m8[s]")).cast(pa.timestamp("us", tz="UTC"))
             columns = {
                 "prediction_id": pa.array([f"{number:036d}" for number in numbers]),
-                "predicted_at": pa.array(START - np.array(numbers).astype("m8[s]")).cast(pa.timestamp("us", tz="UTC")),
-                "labeled_at": pa.array(START - np.array(numbers).astype("m8[s]")).cast(pa.timestamp("us", tz="UTC")),
+                "predicted_at": times,
+                "labeled_at": times,
                 "label": pa.array(rng.integers(0, 2, len(numbers)), pa.int8()),
                 "subject": pa.array([f"{number:032x}" for number in numbers]),
             }

@@ -18,6 +18,7 @@ from driftloop import devstack
 from driftloop.devstack import docker, kafka, postgres
 from driftloop.devstack.identity import Running
 from driftloop.devstack.ports import free_port
+from tests.support.own_stack import OWN_SERVERS, start_own
 
 LOCAL: dict[str, str] = {
     name: value for name, value in os.environ.items() if name not in {"KAFKA_BOOTSTRAP_SERVERS", "DATABASE_URL"}
@@ -32,10 +33,7 @@ sys.stdin.read()
 """
 
 pytestmark = [
-    pytest.mark.skipif(
-        "KAFKA_BOOTSTRAP_SERVERS" in os.environ or "DATABASE_URL" in os.environ,
-        reason="servers from the environment are not this test's to kill",
-    ),
+    OWN_SERVERS,
     # One worker: the tests share a stack, and starting several would only slow each other down.
     pytest.mark.xdist_group("devstack"),
 ]
@@ -50,10 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def stack(folder: Path) -> devstack.Stack:
-    found = devstack.start(folder, fsync=False)
-    if found.kind != "local" or found.database_kind != "local":
-        pytest.skip("the servers run in containers here")
-    return found
+    return start_own(folder)
 
 
 def create_topic(stack: devstack.Stack, name: str) -> None:

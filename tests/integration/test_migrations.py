@@ -13,14 +13,9 @@ from driftloop.demo.installation import remove
 from tests.support.house import PASSWORD, House
 
 
-def migrate(house: House) -> dict[str, list[str]]:
-    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
-    return migrations.migrate(house.stack.database_url, house.namespace, passwords)
-
-
 def test_a_second_run_applies_nothing(house: House) -> None:
-    assert set(migrate(house)) == {"drift_monitor", "label_ingest", "trainer"}
-    assert not any(migrate(house).values())
+    assert set(house.migrate()) == {"drift_monitor", "label_ingest", "trainer"}
+    assert not any(house.migrate().values())
 
 
 def test_several_may_migrate_at_once(house: House) -> None:
@@ -29,7 +24,7 @@ def test_several_may_migrate_at_once(house: House) -> None:
             schema = sql.Identifier(house.namespace.schema(service))
             connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))
     with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(lambda _: migrate(house), range(6)))
+        results = list(pool.map(lambda _: house.migrate(), range(6)))
     appliers = [result for result in results if any(result.values())]
     assert len(appliers) == 1
     assert all(names[0] == "0000_common.sql" for names in appliers[0].values())
@@ -53,7 +48,7 @@ def test_a_migration_that_was_edited_after_it_was_applied_is_refused(house: Hous
     with house.database("trainer") as connection:
         connection.execute("UPDATE schema_migrations SET digest = 'other' WHERE name = '0000_common.sql'")
     with pytest.raises(migrations.MigrationError, match=r"0000_common.sql was applied with other text"):
-        migrate(house)
+        house.migrate()
 
 
 def test_a_database_that_is_not_utf8_is_refused(house: House) -> None:
@@ -78,7 +73,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(house: House, monkeypatch:
     installed = migrations.services()
     monkeypatch.setattr(migrations, "services", lambda: installed | {"trainer": (*installed["trainer"], broken)})
     with pytest.raises(psycopg.errors.UndefinedFunction):
-        migrate(house)
+        house.migrate()
     with house.database("trainer") as connection:
         assert connection.execute("SELECT to_regclass('half_done')").fetchone() == (None,)
 
@@ -87,7 +82,7 @@ def test_a_new_migration_is_applied_to_a_schema_that_is_in_use(house: House, mon
     added = migrations.Migration("9999_added.sql", "CREATE TABLE added (n int)")
     installed = migrations.services()
     monkeypatch.setattr(migrations, "services", lambda: installed | {"trainer": (*installed["trainer"], added)})
-    assert migrate(house)["trainer"] == ["9999_added.sql"]
+    assert house.migrate()["trainer"] == ["9999_added.sql"]
     with house.pool("trainer").connection() as connection:
         connection.execute("INSERT INTO added VALUES (1)")
 

@@ -11,10 +11,9 @@ from psycopg.types.json import Jsonb
 
 from driftloop.common.events import OutcomeReported
 from driftloop.common.postgres import migrations
-from driftloop.common.settings import Secret
 from driftloop.label_ingest.reports import Answer
 from tests.support.asgi import ask
-from tests.support.house import PASSWORD, House
+from tests.support.house import House
 from tests.support.label_ingest import LOAN, Desk, made, outcome
 from tests.support.predictions import START
 
@@ -24,8 +23,7 @@ LABELED = START + timedelta(days=2)
 
 def migrate(house: House) -> list[str]:
     """Bring label-ingest's schema up to date; what was applied."""
-    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
-    return migrations.migrate(house.stack.database_url, house.namespace, passwords)["label_ingest"]
+    return house.migrate()["label_ingest"]
 
 
 def join(house: House, prediction_id: str, **columns: Any) -> None:

@@ -1,6 +1,5 @@
 """The broker goes away and comes back, and predictors with it: every answer of theirs is in the log in the end."""
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from driftloop.devstack.processes import ServiceProcess
 from tests.support.artifacts import small_bundle
 from tests.support.bad_bodies import ROW
 from tests.support.house import House
+from tests.support.own_stack import OWN_SERVERS
 from tests.support.predictors import DIABETES, Asked, asking, metric, predictor, worker_processes
 from tests.support.waiting import wait_until
 
@@ -25,10 +25,7 @@ from tests.support.waiting import wait_until
 OUTAGE_SECONDS = 13.0
 
 pytestmark = [
-    pytest.mark.skipif(
-        "KAFKA_BOOTSTRAP_SERVERS" in os.environ or "DATABASE_URL" in os.environ,
-        reason="a broker from the environment is not this test's to kill",
-    ),
+    OWN_SERVERS,
     pytest.mark.xdist_group("predictor-broker-down"),
 ]
 

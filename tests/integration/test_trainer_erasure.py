@@ -17,9 +17,7 @@ from prometheus_client import REGISTRY
 from driftloop.common import registry
 from driftloop.common.contract import Contract, Recipe
 from driftloop.common.events import SubjectErased
-from driftloop.common.postgres import migrations
 from driftloop.common.postgres.pool import Pool
-from driftloop.common.settings import Secret
 from driftloop.common.topics import LABELED_PREDICTIONS
 from driftloop.trainer import handlers
 from driftloop.trainer.domain.card import TrainingData, training_data
@@ -28,7 +26,7 @@ from driftloop.trainer.purging import PurgeWorker
 from driftloop.trainer.set_store import SetStore
 from driftloop.trainer.training_sets import SetFiles, decode, keep, rebuilt, verify
 from tests.support.asgi import ask
-from tests.support.house import PASSWORD, House
+from tests.support.house import House
 from tests.support.paths import MODELS
 from tests.support.predictions import START, labeled, prediction, rows_like
 from tests.support.trainers import BASELINE, CONTRACT, LATER, LOAN, NAME
@@ -361,8 +359,7 @@ def test_of_versions_that_are_older_than_this_the_baselines_alone_can_be_rebuilt
         )
         connection.execute("DROP TABLE training_set_subjects, training_sets, erased_subjects")
         connection.execute("DELETE FROM schema_migrations WHERE name = '0003_training_sets.sql'")
-    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
-    migrations.migrate(trainer.house.stack.database_url, trainer.house.namespace, passwords)
+    trainer.house.migrate()
     assert [shown(trainer, version)["rebuildable"] for version in (1, 2)] == [True, False]
     assert shown(trainer, 2)["reason"] == "its rows were not kept"
     trainer.purge()

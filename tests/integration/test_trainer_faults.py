@@ -2,7 +2,6 @@
 in the log.
 """
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +20,7 @@ from driftloop.devstack.processes import ServiceProcess
 from driftloop.trainer.domain.requests import BEFORE
 from tests.integration.test_trainer_rollouts import heard
 from tests.support.house import House
+from tests.support.own_stack import OWN_SERVERS, start_own
 from tests.support.row_server import serving_rows
 from tests.support.trainers import NAME, LabelIngest, Trainer, alarm, contract_of
 from tests.support.waiting import TIMEOUT_SECONDS, wait_until
@@ -29,13 +29,7 @@ from tests.support.waiting import TIMEOUT_SECONDS, wait_until
 PATIENCE = 2 * TIMEOUT_SECONDS
 ROLLOUT = {"steps": [{"weight": 0, "min_labels": 10}, {"weight": 0.2}], "min_labels": 30}
 
-OWN_SERVERS = [
-    pytest.mark.skipif(
-        "KAFKA_BOOTSTRAP_SERVERS" in os.environ or "DATABASE_URL" in os.environ,
-        reason="servers from the environment are not this test's to kill",
-    ),
-    pytest.mark.xdist_group("trainer-faults"),
-]
+OWN = [OWN_SERVERS, pytest.mark.xdist_group("trainer-faults")]
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def own_house(folder: Path, tmp_path: Path) -> Iterator[House]:
     """A house whose servers may be killed; their folder is purged after the last test."""
-    found = devstack.start(folder, fsync=False)
-    if (found.kind, found.database_kind) != ("local", "local"):
-        pytest.skip("the servers run in containers here")
-    house = House(found, Namespace(f"t{uuid.uuid4().hex[:12]}"), tmp_path)
+    house = House(start_own(folder), Namespace(f"t{uuid.uuid4().hex[:12]}"), tmp_path)
     house.prepare()
     yield house
     house.remove()
@@ -173,7 +164,7 @@ def process_of(house: House, contract: Path, label_ingest: str, name: str) -> tu
 @pytest.mark.slow(reason="two trainers start, train, and lose something in each of four states")
 @pytest.mark.parametrize(
     "away",
-    [pytest.param(database_away, marks=OWN_SERVERS), pytest.param(broker_away, marks=OWN_SERVERS), trainer_away],
+    [pytest.param(database_away, marks=OWN), pytest.param(broker_away, marks=OWN), trainer_away],
 )
 def test_what_dies_in_each_state_changes_neither_the_end_nor_what_is_in_the_log(scene: Scene, away: Away) -> None:
     for process in scene.processes:

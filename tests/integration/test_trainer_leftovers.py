@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,10 @@ def leave(trainer: Trainer) -> None:
         trainer.drift(alarm(change="cleared", verdict="GOOD"), "drift:2")
         return found
 
-    object.__setattr__(trainer.artifacts, "write", withdrawn)
+    trainer.artifacts = replace(trainer.artifacts, write=withdrawn)
     trainer.drift()
     trainer.retrain("withdrawn")
-    object.__setattr__(trainer.artifacts, "write", write)
+    trainer.artifacts = replace(trainer.artifacts, write=write)
     assert (versions(trainer), len(sets(trainer)), trainer.versions()) == (["1", "2"], 3, {1: "champion"})
 
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from driftloop.common.events import SubjectErased
-from driftloop.common.postgres import migrations
 from driftloop.common.registry import ArtifactMissing, Bundle, StoreUnavailable
 from driftloop.common.rows import Row
-from driftloop.common.settings import Secret
 from driftloop.trainer import training_runs
 from driftloop.trainer.awaiting import open_scheduled
 from driftloop.trainer.request_store import RequestStore
@@ -24,7 +23,7 @@ from driftloop.trainer.training_files import Trained, TrainingTask
 from driftloop.trainer.training_runs import Standby, TrainingLimits, run_training
 from tests.support.artifacts import small_bundle
 from tests.support.children import children
-from tests.support.house import PASSWORD, House
+from tests.support.house import House
 from tests.support.trainers import CONTRACT, GATES, LATER, NAME, LabelIngest, Trainer, alarm, train_here
 from tests.support.waiting import wait_until
 
@@ -150,8 +149,7 @@ def test_what_judged_before_the_migration_judges_no_more(trainer: Trainer) -> No
         connection.execute("ALTER TABLE requests ADD labels_judged int, ADD labels_before_next int")
         connection.execute("ALTER TABLE rollout_labels DROP COLUMN predicted_at")
         connection.execute("DELETE FROM schema_migrations WHERE name = '0009_judged_once.sql'")
-    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
-    migrations.migrate(trainer.house.stack.database_url, trainer.house.namespace, passwords)
+    trainer.house.migrate()
     with trainer.pool.connection() as connection:
         follower = RequestStore(connection).current(NAME)
     assert follower is not None
@@ -202,7 +200,7 @@ def test_a_request_whose_alarm_was_cleared_while_it_was_judged_is_followed_by_no
             RequestStore(connection).clear(request)
         return write(bundle)
 
-    object.__setattr__(trainer.artifacts, "write", cleared)
+    trainer.artifacts = replace(trainer.artifacts, write=cleared)
     trainer.retrain()
     assert [one["state"] for one in trainer.requests()] == ["rejected"]
 
@@ -353,7 +351,7 @@ def test_an_alarm_that_comes_back_while_a_challenger_is_judged_is_followed_again
         trainer.drift(event_id="drift:2")
         return write(bundle)
 
-    object.__setattr__(trainer.artifacts, "write", back)
+    trainer.artifacts = replace(trainer.artifacts, write=back)
     trainer.retrain()
     assert [one["state"] for one in trainer.requests()] == ["awaiting-labels", "rejected"]
 
@@ -541,7 +539,7 @@ def test_what_was_judged_before_the_trainer_died_is_decided_by_the_next(learning
         learning.labels.down = True
         return write(bundle)
 
-    object.__setattr__(learning.artifacts, "write", then_alone)
+    learning.artifacts = replace(learning.artifacts, write=then_alone)
     assert learning.retrain("evaluated")["challenger"] == 2
     with learning.retraining():
         wait_until(lambda: "waiting for label-ingest" in learning.requests()[0]["reason"], "it says what it waits for")
@@ -569,7 +567,7 @@ def test_a_few_labels_that_are_taken_back_say_nothing_against_a_challenger(learn
         learning.labels.taken_back = set(learning.labels.ids[-10:])
         return write(bundle)
 
-    object.__setattr__(learning.artifacts, "write", taken_back)
+    learning.artifacts = replace(learning.artifacts, write=taken_back)
     assert learning.retrain()["state"] == "promoted"
     found = learning.decision(2)
     assert (found["same"], found["decision"]["newest"]["rows"]) == (True, 100)
@@ -594,7 +592,7 @@ def taken_back(learning: Trainer) -> Trainer:
         learning.labels.taken_back = set(learning.labels.ids[-90:])
         return write(bundle)
 
-    object.__setattr__(learning.artifacts, "write", then)
+    learning.artifacts = replace(learning.artifacts, write=then)
     assert learning.retrain()["state"] == "rejected"
     return learning
 
@@ -627,7 +625,7 @@ def test_a_challenger_one_of_whose_judges_was_erased_meanwhile_does_not_serve(le
         learning.hear(SubjectErased(subject=subject, erased_at=LATER, predictions=1))
         return write(bundle)
 
-    object.__setattr__(learning.artifacts, "write", erased)
+    learning.artifacts = replace(learning.artifacts, write=erased)
     request = learning.retrain()
     assert (request["state"], "was erased meanwhile" in request["reason"]) == ("rejected", True)
 
@@ -660,11 +658,11 @@ def test_a_champion_whose_artifact_is_gone_is_waited_for(learning: Trainer) -> N
     def gone(*_: object) -> Bundle:
         raise ArtifactMissing("version 1 is not where it was: restore it")
 
-    object.__setattr__(learning.artifacts, "fetch", gone)
+    learning.artifacts = replace(learning.artifacts, fetch=gone)
     with learning.retraining():
         wait_until(lambda: "restore it" in learning.requests()[0]["reason"], "it says what is missing")
     assert history(learning.requests()[0]) == ["awaiting-labels"]
-    object.__setattr__(learning.artifacts, "fetch", fetch)
+    learning.artifacts = replace(learning.artifacts, fetch=fetch)
     assert learning.retrain()["state"] == "promoted"
 
 
@@ -679,7 +677,7 @@ def test_a_full_store_is_waited_for_without_training_again(learning: Trainer) ->
             raise StoreUnavailable("no space left: make room")
         return write(bundle)
 
-    object.__setattr__(learning.artifacts, "write", full)
+    learning.artifacts = replace(learning.artifacts, write=full)
     request = learning.retrain()
     assert (refused, request["state"], request["tries"]) == (["training"] * 3, "promoted", 1)
 
@@ -702,7 +700,7 @@ def test_a_number_that_another_takes_meanwhile_is_left_to_it(learning: Trainer) 
             learning.house.register(small_bundle(CONTRACT, version=2))
         return write(bundle)
 
-    object.__setattr__(learning.artifacts, "write", overtaken)
+    learning.artifacts = replace(learning.artifacts, write=overtaken)
     request = learning.retrain()
     assert (request["state"], request["challenger"], request["tries"]) == ("promoted", 3, 2)
 
@@ -716,11 +714,11 @@ def test_while_the_store_is_away_no_number_is_given(learning: Trainer) -> None:
         raise StoreUnavailable("the store is away: see its log")
 
     highest = learning.artifacts.highest
-    object.__setattr__(learning.artifacts, "highest", away)
+    learning.artifacts = replace(learning.artifacts, highest=away)
     with learning.retraining():
         wait_until(lambda: len(asked) > 3, "it asks again and again")
     assert "see its log" in learning.requests()[0]["reason"]
-    object.__setattr__(learning.artifacts, "highest", highest)
+    learning.artifacts = replace(learning.artifacts, highest=highest)
     assert learning.retrain()["challenger"] == 2
 
 

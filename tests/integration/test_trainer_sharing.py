@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -76,7 +77,7 @@ def test_what_was_judged_is_decided_while_another_model_is_trained(trainers: tup
         other.labels.down = True
         return write(bundle)
 
-    object.__setattr__(other.artifacts, "write", then_alone)
+    other.artifacts = replace(other.artifacts, write=then_alone)
     other.retrain("evaluated")
     other.labels.down = False
     with in_training(one):
@@ -113,7 +114,7 @@ def test_a_store_that_is_full_holds_up_no_other_models_training(trainers: tuple[
             raise StoreUnavailable("no space left: make room")
         return write(bundle)
 
-    object.__setattr__(one.artifacts, "write", full)
+    one.artifacts = replace(one.artifacts, write=full)
     with one.retraining():
         wait_until(lambda: "waiting to keep it" in one.requests()[0]["reason"], "its training is done")
         other.retrain("promoted")

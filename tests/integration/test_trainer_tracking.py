@@ -15,9 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from driftloop.common.events import ArtifactRef
-from driftloop.common.postgres import migrations
 from driftloop.common.postgres.pool import Pool
-from driftloop.common.settings import Secret
 from driftloop.trainer import tracking
 from driftloop.trainer.domain.card import ModelCard, TrainingData, model_card
 from driftloop.trainer.domain.challenger import BaselineData
@@ -28,7 +26,7 @@ from driftloop.trainer.store import Store
 from driftloop.trainer.trackers import Outcome
 from driftloop.trainer.tracking import Limits, TrackWorker
 from driftloop.trainer.tracking_store import RunFacts, TrackingStore, remember
-from tests.support.house import PASSWORD, House
+from tests.support.house import House
 from tests.support.models import shipped
 from tests.support.paths import MODELS
 from tests.support.predictions import START
@@ -203,8 +201,7 @@ def test_versions_of_before_the_migration_are_told_of(trainer: Trainer) -> None:
         connection.execute("DELETE FROM schema_migrations WHERE name = '0006_trackers.sql'")
         connection.execute("UPDATE models SET champion = 1")
         connection.execute("UPDATE versions SET status = 'rejected' WHERE version = 2")
-    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
-    migrations.migrate(trainer.house.stack.database_url, trainer.house.namespace, passwords)
+    trainer.house.migrate()
     tracker = FakeTracker()
     trainer.tell(tracker)
     assert (dict(tracker.told), tracker.champion()) == (

@@ -60,9 +60,13 @@ class House:
 
     def prepare(self) -> None:
         """Make every schema, role and topic."""
-        passwords = {service: Secret(PASSWORD) for service in migrations.services()}
-        migrations.migrate(self.stack.database_url, self.namespace, passwords)
+        self.migrate()
         create_topics(self.admin, self.namespace, all_topics(), replication=1)
+
+    def migrate(self) -> dict[str, list[str]]:
+        """Bring every schema up to date; by service, what was applied."""
+        passwords = {service: Secret(PASSWORD) for service in migrations.services()}
+        return migrations.migrate(self.stack.database_url, self.namespace, passwords)
 
     def end(self) -> None:
         """End the processes that the test has started."""
