@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from prometheus_client import REGISTRY
 from psycopg.errors import UndefinedTable
 
+from driftloop.common.clock import utc_now
 from driftloop.common.envelope import Outgoing, decode_envelope
 from driftloop.common.events import ModelStatus
 from driftloop.common.kafka.config import producer_config
@@ -116,6 +118,24 @@ def first_by_key(ids: Sequence[str]) -> dict[str, list[str]]:
     for id_ in dict.fromkeys(ids):
         found.setdefault(id_.partition(":")[0], []).append(id_)
     return found
+
+
+def shown(name: str) -> float | None:
+    return REGISTRY.get_sample_value(f"driftloop_outbox_{name}", {"shard": "0"})
+
+
+def test_only_who_drains_shows_what_waits_and_for_how_long(house: House, drainers: Drainers) -> None:
+    """The broker refuses the row, so that it stays."""
+    set_most_bytes(house, PREDICTIONS, 1)
+    with drainers.pool.connection() as connection:
+        emit(connection, [outgoing("key:1")._replace(time=utc_now() - timedelta(hours=1))])
+    with drainers.draining():
+        wait_until(lambda: shown("rows") == 1, "a row waits")
+        assert 3600 <= (shown("oldest_seconds") or 0) < 3700
+        with house.database(SCHEMA) as connection:
+            connection.execute("DELETE FROM outbox")
+        wait_until(lambda: (shown("rows"), shown("oldest_seconds")) == (0, 0), "nothing waits")
+    assert (shown("rows"), shown("oldest_seconds")) == (None, None)
 
 
 def test_what_is_committed_is_published_with_its_envelope(house: House, drainers: Drainers) -> None:

@@ -163,6 +163,8 @@ def test_without_a_broker_and_with_a_full_spool_clients_are_told_so(own_house: H
     assert "the spool is full" in refusals[-1].json()["detail"]
     assert "the spool is full" in (process.problem() or "")
     assert metric(process, "driftloop_inferences_rejected_total") >= len(refusals)
+    assert metric(process, "driftloop_spool_capacity_bytes") == 1024 * 1024
+    assert metric(process, "driftloop_ready") == 0
     devstack.restart_kafka(folder)
     wait_until(lambda: httpx.post(f"{url}/v1/predict", json=ROW).status_code == 200, "an answer")
     wait_until(lambda: all_there(own_house, asked), "every answer in the log")

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from importlib.metadata import version
 
 import httpx
 import psutil
@@ -62,6 +63,8 @@ def test_every_worker_answers_and_the_figures_are_of_all(house: House, serving: 
     assert metric(process, "driftloop_prediction_seconds_count") == len(asked.all)
     # Not their sum: what a worker serves is no count.
     assert metric(process, "driftloop_model_version") == 1
+    assert metric(process, "driftloop_build_info", version=version("driftloop-common")) == 1
+    assert metric(process, "driftloop_ready") == 1
     assert metric(process, "driftloop_worker_up") == 2
     assert metric(process, "process_resident_memory_bytes", worker="worker-1") > 10_000_000
 

@@ -1,5 +1,6 @@
 """Roll-outs on a real database: what is published at each step, what counts, and what ends them."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -18,6 +19,7 @@ from driftloop.common.events import (
     SubjectErased,
 )
 from driftloop.trainer import handlers
+from driftloop.trainer.exporting import ExportWorker
 from driftloop.trainer.operations import Refused, Unknown
 from driftloop.trainer.request_store import RequestStore
 from driftloop.trainer.store import Store
@@ -166,6 +168,36 @@ def test_a_roll_out_that_is_over_is_not_shown(trainer: Trainer) -> None:
     assert REGISTRY.get_sample_value(*name) == 12
     trainer.roll_out()
     assert REGISTRY.get_sample_value(*name) is None
+
+
+def test_what_a_model_is_at_is_shown(trainer: Trainer) -> None:
+    worker = ExportWorker(trainer.pool, [NAME], lambda: trainer.now, 1.0)
+    (made,) = trainer.rows("SELECT created_at FROM versions WHERE version = 1")
+    hear(trainer, 0, 20, winner=2)
+    trainer.roll_out()
+    trainer.now += timedelta(minutes=10)
+    worker.round(threading.Event())
+    assert shown("canary_version") == 2
+    assert shown("canary_weight") == 0.1
+    assert shown("champion_age_seconds") == (trainer.now - made[0]).total_seconds()
+    # Another step is no other state.
+    (since,) = trainer.rows("SELECT min(at) FROM request_changes WHERE state = 'canary'")
+    assert shown("retraining_state_seconds", state="canary") == (trainer.now - since[0]).total_seconds()
+    hear(trainer, 20, 80, winner=1)
+    trainer.roll_out()
+    worker.round(threading.Event())
+    assert (shown("canary_version"), shown("canary_weight")) == (None, None)
+    assert shown("retraining_state_seconds", state="canary") is None
+    # An alarm is still open: another request follows.
+    assert shown("retraining_state_seconds", state="awaiting-labels") == 0
+    stop = threading.Event()
+    stop.set()
+    worker.run(stop)
+    assert (shown("champion_age_seconds"), shown("retraining_state_seconds", state="awaiting-labels")) == (None, None)
+
+
+def shown(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"driftloop_{name}", {"model_name": NAME} | labels)
 
 
 def test_two_workers_at_once_decide_once(trainer: Trainer) -> None:

@@ -170,6 +170,14 @@ def test_metrics_are_exported() -> None:
     assert "driftloop_tests_total 3.0" in ask(app, "GET", "/metrics").text
 
 
+def test_what_readyz_would_answer_is_a_metric() -> None:
+    said: list[str | None] = ["away", None]
+    app = management_app({}, {"database": lambda: said[0]}, CollectorRegistry())
+    assert "driftloop_ready 0.0" in ask(app, "GET", "/metrics").text
+    del said[0]
+    assert "driftloop_ready 1.0" in ask(app, "GET", "/metrics").text
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [("x" * 300, "x" * 100), (7, 7), (True, True), (None, None), (float("nan"), "nan"), ([1], "[1]")],

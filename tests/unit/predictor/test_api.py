@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from driftloop.common.events import PredictionMade
 from driftloop.common.pseudonyms import order_pseudonym
+from driftloop.common.rows import RowValidator
 from driftloop.predictor.body import IDENTIFIERS
 from tests.support.artifacts import logistic_answer
 from tests.support.bad_bodies import BAD_BODIES, ROW, body
@@ -51,6 +52,17 @@ def refused(answer: httpx.Response) -> list[dict[str, Any]]:
 def counted(found: Running, result: str) -> float:
     labels = {"model_name": found.replica.model, "model_version": str(found.replica.version), "result": result}
     return REGISTRY.get_sample_value("driftloop_predictions_total", labels) or 0.0
+
+
+def test_what_breaks_in_a_door_counts_as_the_services_error(diabetes: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(RowValidator, "encode", broken)
+    before = counted(diabetes, "failed")
+    with pytest.raises(RuntimeError, match="a bug"):
+        diabetes.client.post("/v1/predict", json=ROW)
+    assert counted(diabetes, "failed") == before + 1
 
 
 # --- the service that this one replaces

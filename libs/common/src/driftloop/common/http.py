@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +12,8 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -161,8 +163,11 @@ def management_app(
 ) -> FastAPI:
     """`/healthz`, `/readyz` and `/metrics`: 503 names each check that fails and why.
 
-    `notes` are said on `/readyz` beside the checks, and never make it fail.
+    `notes` are said on `/readyz` beside the checks, and never make it fail. What `/readyz` would answer is a metric,
+    too.
     """
+    readiness = CollectorRegistry()
+    readiness.register(_Readiness(ready))
     app = FastAPI(title="Driftloop management", docs_url=None, redoc_url=None, openapi_url=None)
 
     def answer(checks: Checks, notes: Checks) -> JSONResponse:
@@ -180,9 +185,22 @@ def management_app(
 
     @app.get("/metrics")
     def metrics(_request: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry) + generate_latest(readiness), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+class _Readiness(Collector):
+    """Asks the checks when the metrics are asked for: what a process remembers of its readiness may be long ago."""
+
+    def __init__(self, ready: Checks) -> None:
+        self._ready = ready
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("driftloop_ready", "1 where /readyz answers 200, else 0.", not _spoken(self._ready))
+
+    def describe(self) -> list[Metric]:
+        return []
 
 
 def _spoken(checks: Checks) -> dict[str, str]:

@@ -2,8 +2,18 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+BUILD_INFO = Gauge(
+    "driftloop_build_info",
+    "1: the version that runs, and the revision of the source that it was built from.",
+    ["version", "revision"],
+    multiprocess_mode="livemax",
+)
+
+# The service's errors are `unavailable` (503) and `failed` (500); `invalid` (4xx) is its client's.
 PREDICTIONS = Counter(
-    "driftloop_predictions_total", "Requests to predict, by result.", ["model_name", "model_version", "result"]
+    "driftloop_predictions_total",
+    "Requests to predict, by result: ok, invalid, unavailable, failed.",
+    ["model_name", "model_version", "result"],
 )
 PREDICTION_SECONDS = Histogram(
     "driftloop_prediction_seconds",
@@ -41,6 +51,12 @@ INFERENCE_DELIVERY = Histogram(
 SPOOL_BYTES = Gauge(
     "driftloop_spool_bytes", "Bytes that a spool takes on its volume.", ["spool"], multiprocess_mode="livesum"
 )
+SPOOL_CAPACITY = Gauge(
+    "driftloop_spool_capacity_bytes",
+    "Bytes that a spool may take: what does not fit is refused.",
+    ["spool"],
+    multiprocess_mode="livesum",
+)
 SPOOL_RECORDS = Gauge(
     "driftloop_spool_records", "Inferences in a spool that wait for the broker.", ["spool"], multiprocess_mode="livesum"
 )
@@ -67,11 +83,20 @@ DEAD_LETTERS = Counter("driftloop_dead_letters_total", "Records sent to a dead-l
 CONSUMER_RETRIES = Counter(
     "driftloop_consumer_retries_total", "Batches tried again after a transient error.", ["group"]
 )
+CONSUMER_LAG = Gauge(
+    "driftloop_consumer_lag_records",
+    "Records of the partitions that this replica holds whose effect is not committed.",
+    ["group", "topic"],
+)
+CONSUMER_STOPPED = Gauge(
+    "driftloop_consumer_stopped", "1 where a consumer stands still until someone decides, else 0.", ["group"]
+)
 CONSUMER_FENCED = Counter("driftloop_consumer_fenced_total", "Batches dropped because another owned them.", ["topic"])
 BATCH_SECONDS = Histogram("driftloop_batch_seconds", "Time to handle and commit one batch.", ["group"])
 PRODUCED = Counter("driftloop_produced_total", "Records acknowledged by the broker.", ["topic"])
 PRODUCE_FAILED = Counter("driftloop_produce_failed_total", "Records that the broker did not acknowledge.", ["topic"])
 OUTBOX_ROWS = Gauge("driftloop_outbox_rows", "Rows that wait to be published.", ["shard"])
+OUTBOX_OLDEST = Gauge("driftloop_outbox_oldest_seconds", "Age of the oldest of them, 0 if there is none.", ["shard"])
 
 OUTCOMES = Counter("driftloop_outcomes_total", "Outcomes, by what became of them.", ["status"])
 PARKED_OUTCOMES = Gauge("driftloop_parked_outcomes", "Outcomes that wait for their prediction.")
@@ -176,3 +201,11 @@ TRACKED_GIVEN_UP = Gauge(
     "driftloop_tracked_runs_given_up", "Versions that a tracker did not take for too long.", ["tracker"]
 )
 CHAMPION_VERSION = Gauge("driftloop_champion_version", "The version that should serve.", ["model_name"])
+CHAMPION_AGE = Gauge("driftloop_champion_age_seconds", "Time since that version was made.", ["model_name"])
+CANARY_VERSION = Gauge("driftloop_canary_version", "The version that is tried on live requests.", ["model_name"])
+CANARY_WEIGHT = Gauge("driftloop_canary_weight", "The share of requests that it answers, 0 to 1.", ["model_name"])
+RETRAINING_STATE = Gauge(
+    "driftloop_retraining_state_seconds",
+    "How long the open request for a retraining has been in its state.",
+    ["model_name", "state"],
+)

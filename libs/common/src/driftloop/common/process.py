@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import NoReturn, Protocol
 
 import uvicorn
@@ -26,6 +27,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
+from driftloop.common import metrics
 from driftloop.common.http import Checks, management_app
 from driftloop.common.tracing import stop_tracing
 from driftloop.common.tracing.asgi import traced
@@ -106,6 +108,9 @@ def run_service(service: Service, inherited: Inherited | None = None) -> NoRetur
     It ends at once, because all that must be kept was closed. Python's own end would first wait for every thread: for a
     request's that is stuck, or for a client library's that asks a name server which is gone.
     """
+    # An image is built from a revision; who runs the source need not say.
+    revision = os.environ.get("DRIFTLOOP_REVISION") or "unknown"
+    metrics.BUILD_INFO.labels(version("driftloop-common"), revision).set(1)
     # What was imported and built stays as long as the process: the collector need not look at it again.
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)

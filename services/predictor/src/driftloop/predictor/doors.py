@@ -305,8 +305,14 @@ def guarded(
             return refuse(refusal_of(unavailable))
         except NoProbability as error:
             count("failed")
+            seconds.observe(time.perf_counter() - started)
             logger.error("a model gave no probability", extra={"error": str(error)})
             return refuse(refusal_of(error))
+        except Exception:
+            # A bug, which the server answers with 500.
+            count("failed")
+            seconds.observe(time.perf_counter() - started)
+            raise
         count("ok")
         seconds.observe(time.perf_counter() - started)
         return found

@@ -103,6 +103,7 @@ class Replayer:
         oldest = self._spool.oldest
         labels = self.name
         metrics.SPOOL_BYTES.labels(labels).set(self._spool.size)
+        metrics.SPOOL_CAPACITY.labels(labels).set(self._spool.capacity)
         metrics.SPOOL_RECORDS.labels(labels).set(self._spool.records)
         metrics.SPOOL_OLDEST.labels(labels).set(0 if oldest is None else max(0.0, time.time() - oldest))
         metrics.SPOOL_DAMAGED.labels(labels).set(self._spool.damaged)

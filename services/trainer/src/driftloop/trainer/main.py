@@ -31,6 +31,7 @@ from driftloop.trainer import handlers
 from driftloop.trainer.admission import needed
 from driftloop.trainer.api import create_app
 from driftloop.trainer.build import backend, load_models, open_artifacts, set_files
+from driftloop.trainer.exporting import ExportWorker
 from driftloop.trainer.label_rows import open_client
 from driftloop.trainer.leftovers import LeftoverWorker
 from driftloop.trainer.model_locks import ModelLocks
@@ -103,6 +104,7 @@ def build(settings: Settings) -> Service:
             drainer,
             *retraining,
             _rollouts(settings, resources, contracts),
+            ExportWorker(pool, tuple(contracts), utc_now, settings.check_seconds),
             *_keeping(settings, resources, contracts),
             *access.workers,
             *tracking_workers(pool, open_trackers(), artifacts, utc_now),

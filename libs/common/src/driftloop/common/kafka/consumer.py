@@ -38,6 +38,7 @@ from driftloop.common.kafka.batches import (
     without_duplicates,
 )
 from driftloop.common.kafka.deadletter import DeadLetter, send_dead_letters
+from driftloop.common.kafka.lag import LagWatch
 from driftloop.common.kafka.producer import DeliveryProducer, ProducerFull
 from driftloop.common.kafka.records import Record
 from driftloop.common.postgres import offsets
@@ -142,6 +143,7 @@ class ConsumerLoop:
         self._stop: threading.Event
         self._consumer: Consumer
         self._assignment: Assignment
+        self._lag: LagWatch
 
     def run(self, stop: threading.Event) -> None:
         """Consume until told to stop. Raises on a bug; a gap or a run of bad records halts it, unready."""
@@ -149,7 +151,9 @@ class ConsumerLoop:
         watch = TopicWatch(admin, self._known, WATCH_SECONDS)
         self._stop = stop
         self._assignment = Assignment(self.name, self._pool, self._known, admin, stop)
+        self._lag = LagWatch(admin, self.name, self._known, WATCH_SECONDS)
         self._consumer = Consumer(self._config)
+        metrics.CONSUMER_STOPPED.labels(self.name).set(0)
         try:
             self._consumer.subscribe(
                 list(self._subscriptions),
@@ -161,11 +165,13 @@ class ConsumerLoop:
                 self._turn(watch)
         except Halted as halted:
             self.state.halted = str(halted)
+            metrics.CONSUMER_STOPPED.labels(self.name).set(1)
             logger.critical("the consumer stands still until someone decides", extra={"reason": str(halted)})
             self._stand_still()
         finally:
             self._assignment.closing = True
             self._consumer.close()
+            self._lag.clear()
 
     def work_ahead(self) -> None:
         """Take apart what comes after the batch that is being handled.
@@ -206,6 +212,7 @@ class ConsumerLoop:
         """What was read without errors. Raises what went wrong in a call-back, Halted, KafkaException."""
         self.state.assigned = set(self._assignment.held)
         self.state.joined = self._assignment.joined
+        self._show_lag()
         if self._assignment.failure is not None and not self._stop.is_set():
             raise self._assignment.failure
         failed = [message for message in messages if message.error() is not None]
@@ -239,6 +246,10 @@ class ConsumerLoop:
         while not self._stop.is_set():
             self._consumer.pause(self._consumer.assignment())
             self._consumer.poll(POLL_SECONDS)
+            self._show_lag()
+
+    def _show_lag(self) -> None:
+        self._lag.look({place: held.position for place, held in self._assignment.held.items()})
 
     # --- handling
 

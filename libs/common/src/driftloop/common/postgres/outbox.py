@@ -19,6 +19,7 @@ from confluent_kafka import KafkaException
 from psycopg import Connection
 
 from driftloop.common import metrics
+from driftloop.common.clock import utc_now
 from driftloop.common.envelope import Envelope, Outgoing, encode_event
 from driftloop.common.kafka.producer import DeliveryProducer, Fates, ProducerFull
 from driftloop.common.postgres.pool import Pool, is_transient
@@ -110,6 +111,7 @@ class OutboxDrainer:
                 with self._pool.connection() as connection:
                     self._drain_if_ours(connection, stop)
             except psycopg.Error as error:
+                self._show_nothing()
                 if not is_transient(error):
                     raise
                 logger.warning("the outbox waits for the database", extra={"error": type(error).__name__})
@@ -117,6 +119,7 @@ class OutboxDrainer:
                 logger.warning("the outbox waits for the broker", extra={"error": str(error)})
             # Another drains, or something is away.
             stop.wait(RETRY_SECONDS)
+        self._show_nothing()
 
     def _drain_if_ours(self, connection: Connection, stop: threading.Event) -> None:
         try:
@@ -125,6 +128,8 @@ class OutboxDrainer:
                 source = self._source(connection)
                 while not stop.is_set():
                     self._drain(connection, source, stop)
+            else:
+                self._show_nothing()
         finally:
             # The pool keeps the session: a lock left on it would bar every other drainer.
             if not connection.closed:
@@ -172,7 +177,7 @@ class OutboxDrainer:
                 [self._shard, BATCH],
             ).fetchall()
         ]
-        self._measure(connection, len(rows))
+        self._measure(connection, rows)
         numbered = self._number(connection, rows)
         connection.commit()
         return numbered
@@ -210,8 +215,9 @@ class OutboxDrainer:
             self._partitions[topic] = self._producer.partitions(self._topics[topic])
         return self._partitions[topic]
 
-    def _measure(self, connection: Connection, rows: int) -> None:
+    def _measure(self, connection: Connection, oldest: Sequence[_Row]) -> None:
         """Tell how many rows wait; only a full batch says that there may be more than it holds."""
+        rows = len(oldest)
         if rows == BATCH:
             counted = connection.execute(
                 "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE shard = %s LIMIT %s) AS waiting",
@@ -220,6 +226,14 @@ class OutboxDrainer:
             assert counted is not None
             rows = counted[0]
         metrics.OUTBOX_ROWS.labels(str(self._shard)).set(rows)
+        # The time of what is published through an outbox is when it was written there.
+        age = (utc_now() - oldest[0].event_time).total_seconds() if oldest else 0.0
+        metrics.OUTBOX_OLDEST.labels(str(self._shard)).set(max(0.0, age))
+
+    def _show_nothing(self) -> None:
+        """Take down what whoever drains the shard shows, or nobody knows."""
+        for gauge in (metrics.OUTBOX_ROWS, metrics.OUTBOX_OLDEST):
+            gauge.remove(str(self._shard))
 
     def _publish(self, rows: Sequence[_Row], source: str, stop: threading.Event) -> tuple[list[int], str | None]:
         """Send rows in order. Returns the ids of those that need not be sent again, and why the others must be."""

@@ -85,6 +85,11 @@ class Spool:
         return self._folder.name
 
     @property
+    def capacity(self) -> int:
+        """The most that it may take on the volume, in bytes."""
+        return self._max_bytes
+
+    @property
     def size(self) -> int:
         """What the segments, and the copies of damaged ones, take on the volume, in bytes."""
         with self._lock:
