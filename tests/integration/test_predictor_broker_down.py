@@ -176,7 +176,7 @@ def test_started_before_the_broker_it_waits_and_then_serves(own_house: House, fo
     process, url = predictor(own_house)
 
     def waits() -> bool:
-        return "no broker answers" in (process.problem() or "")
+        return "Connection refused" in (process.problem() or "")
 
     wait_until(waits, "the reason why it is not ready")
     assert httpx.post(f"{url}/predict", json=ROW, timeout=5).status_code == 503

@@ -146,12 +146,12 @@ def test_a_dead_letter_topic_that_cannot_hold_its_topics_largest_record_is_refus
         verify_topics(admin, namespace, [PREDICTIONS, dead_letter_topic(PREDICTIONS)])
 
 
-def test_a_service_waits_for_its_dead_letter_topics_too(admin: AdminClient, namespace: Namespace) -> None:
+def test_a_service_waits_for_its_dead_letter_topics_too(stack: Stack, admin: AdminClient, namespace: Namespace) -> None:
     create_topics(admin, namespace, [PREDICTIONS], replication=1)
     with pytest.raises(NotThere, match=rf"{namespace.prefix}.predictions.dlq.*does not exist"):
-        wait_for_topics(admin, namespace, [PREDICTIONS], seconds=0)
+        wait_for_topics(stack.bootstrap_servers, namespace, [PREDICTIONS], seconds=0)
     create_topics(admin, namespace, [dead_letter_topic(PREDICTIONS)], replication=1)
-    assert set(wait_for_topics(admin, namespace, [PREDICTIONS])) == {namespace.topic(PREDICTIONS)}
+    assert set(wait_for_topics(stack.bootstrap_servers, namespace, [PREDICTIONS])) == {namespace.topic(PREDICTIONS)}
 
 
 def test_a_topic_that_is_missing_is_refused_with_the_remedy(admin: AdminClient, namespace: Namespace) -> None:

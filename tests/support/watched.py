@@ -18,6 +18,7 @@ from driftloop.common.envelope import Envelope, encode_event
 from driftloop.common.events import PredictionMade, type_name
 from driftloop.common.kafka.consumer import ConsumerLoop
 from driftloop.common.kafka.reader import bounds
+from driftloop.common.kafka.settings import KafkaSettings
 from driftloop.common.settings import Secret
 from driftloop.common.topics import PREDICTIONS, partition_for
 from driftloop.drift_monitor.cli import app
@@ -51,7 +52,7 @@ class Watched:
         profile = profile_of(self.contract, rows_like(self.contract, RNG, 400), RNG.random(400).round(6))
         self._artifact = house.register(msgspec.structs.replace(small_bundle(self.contract), profile=profile))
         self._settings = Settings(
-            kafka_bootstrap_servers=house.stack.bootstrap_servers,
+            kafka=KafkaSettings(kafka_bootstrap_servers=house.stack.bootstrap_servers),
             database_url=Secret(house.database_url("drift_monitor")),
             contracts=(path,),
             trusted_keys=house.trusted_keys,
@@ -138,7 +139,7 @@ class Watched:
     def replay(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """The command's exit status and document."""
         environment = {
-            "KAFKA_BOOTSTRAP_SERVERS": self._settings.kafka_bootstrap_servers,
+            "KAFKA_BOOTSTRAP_SERVERS": self._settings.kafka.kafka_bootstrap_servers,
             "DATABASE_URL": self._settings.database_url.value,
             "DRIFTLOOP_CONTRACTS": str(self._settings.contracts[0]),
             "DRIFTLOOP_NAMESPACE": self._settings.namespace,

@@ -120,8 +120,7 @@ def test_the_caller_is_woken_once_a_batch_even_if_waking_fails() -> None:
     producer.close(0)
 
 
-def test_without_a_broker_it_is_not_reachable(producer: DeliveryProducer) -> None:
-    assert not producer.reachable(0.1)
+def test_without_a_broker_it_knows_no_partitions(producer: DeliveryProducer) -> None:
     with pytest.raises(KafkaException):
         producer.partitions("t", 0.1)
 

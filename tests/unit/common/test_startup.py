@@ -13,10 +13,9 @@ import signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 sys.stdout.write("deaf\\n")
 sys.stdout.flush()
-from driftloop.common.kafka.admin import admin_client
 from driftloop.common.startup import wait_for_topics
 from driftloop.common.topics import TOPICS, Namespace
-wait_for_topics(admin_client(sys.argv[1]), Namespace(), TOPICS)
+wait_for_topics(sys.argv[1], Namespace(), TOPICS)
 """
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from driftloop.common.kafka.settings import KafkaSettings
 from driftloop.common.settings import Secret, SettingsError
 from driftloop.label_ingest.doors import MAX_ROWS
 from driftloop.trainer.build import open_artifacts, set_files
@@ -12,7 +13,7 @@ from driftloop.trainer.settings import Settings
 from tests.unit.trainer.test_backends import settings
 
 SETTINGS = Settings(
-    kafka_bootstrap_servers="nowhere",
+    kafka=KafkaSettings(kafka_bootstrap_servers="nowhere"),
     database_url=Secret("nowhere"),
     contracts=(),
     artifacts="file:///var/lib/artifacts",

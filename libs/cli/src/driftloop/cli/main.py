@@ -13,10 +13,18 @@ from driftloop.cli import api_keys
 from driftloop.cli.output import fail
 from driftloop.common import keys
 from driftloop.common.asyncapi import document as asyncapi_document
-from driftloop.common.kafka.admin import TopicsError, admin_client, create_topics, verify_topics
+from driftloop.common.kafka.admin import (
+    TopicsError,
+    Unreachable,
+    admin_client,
+    check_reachable,
+    create_topics,
+    verify_topics,
+)
+from driftloop.common.kafka.settings import KafkaSettings, brokers_of
 from driftloop.common.postgres import migrations
 from driftloop.common.postgres.pool import first_line
-from driftloop.common.settings import Secret, SettingsError, read_secret
+from driftloop.common.settings import Secret, SettingsError, read_secret, read_settings
 from driftloop.common.topics import Namespace, all_topics
 
 app = typer.Typer(
@@ -86,15 +94,20 @@ def topics(
         bool, typer.Option("--check", help="Create nothing; fail if something is not as it must be.")
     ] = False,
 ) -> None:
-    """Create the topics with their partitions and clean-up policies, then verify them."""
-    admin = admin_client(bootstrap_servers)
+    """Create the topics with their partitions and clean-up policies, then verify them. Several may do so at once.
+
+    KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_… and KAFKA_SSL_… say how the brokers are reached, as for the services.
+    """
     try:
+        brokers = brokers_of(read_settings(KafkaSettings, os.environ | {"KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers}))
+        check_reachable(brokers)
+        admin = admin_client(brokers)
         if check:
             verify_topics(admin, _namespace(namespace), all_topics())
             typer.echo(f"{len(all_topics())} topics are as they must be")
             return
         created, existing = create_topics(admin, _namespace(namespace), all_topics(), replication)
-    except TopicsError as error:
+    except (TopicsError, SettingsError, Unreachable) as error:
         fail(str(error))
     except (KafkaException, TimeoutError) as error:
         fail(f"the brokers at {bootstrap_servers} did not do it: {error}")

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
 PREFIX = "DRIFTLOOP_"
 # Names that are in use for the same thing already keep their name.
 UNPREFIXED = {
-    "kafka_bootstrap_servers": "KAFKA_BOOTSTRAP_SERVERS",
     "database_url": "DATABASE_URL",
     "compat_anonymous": "COMPAT_ANONYMOUS",
 }
@@ -35,6 +34,8 @@ class Secret(msgspec.Struct, frozen=True):
 
 def variable(field: str) -> str:
     """The environment variable of a field."""
+    if field.startswith("kafka_"):
+        return field.upper()
     return UNPREFIXED.get(field, PREFIX + field.upper())
 
 
@@ -42,11 +43,15 @@ def read_settings(cls: type[T], environ: Mapping[str, str] | None = None) -> T:
     """Build frozen settings of type `cls` from the environment.
 
     Each field `some_name` comes from `DRIFTLOOP_SOME_NAME`, or from the file that `DRIFTLOOP_SOME_NAME_FILE` names (for
-    mounted secrets). An empty variable is one that is not set. Tuples are separated by commas. Raises SettingsError.
+    mounted secrets). An empty variable is one that is not set. Tuples are separated by commas. A field whose type is a
+    struct of settings stands for all of these. Raises SettingsError.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, object] = {}
     for field in msgspec.structs.fields(cls):
+        if is_group(field.type):
+            values[field.name] = read_settings(field.type, environ)
+            continue
         text = _text(variable(field.name), environ)
         if text is None:
             if field.required:
@@ -54,6 +59,11 @@ def read_settings(cls: type[T], environ: Mapping[str, str] | None = None) -> T:
             continue
         values[field.name] = _parse(variable(field.name), text, field.type)
     return cls(**values)
+
+
+def is_group(kind: Any) -> bool:
+    """Whether a field stands for settings that several services have in common."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind is not Secret
 
 
 def read_secret(name: str, environ: Mapping[str, str]) -> Secret | None:

@@ -11,10 +11,17 @@ from typing import TypeVar
 
 import psycopg
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from driftloop.common.http import Checks
-from driftloop.common.kafka.admin import TopicIdentity, TopicsError, identities, verify_topics
+from driftloop.common.kafka.admin import (
+    TopicIdentity,
+    TopicsError,
+    admin_client,
+    check_reachable,
+    identities,
+    verify_topics,
+)
+from driftloop.common.kafka.config import Brokers
 from driftloop.common.kafka.consumer import ConsumerLoop
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.postgres.migrations import check_migrated
@@ -41,7 +48,8 @@ def wait_for_schema(pool: Pool, service: str, seconds: float = WAIT_SECONDS) -> 
     """Wait until the database answers and the service's migrations are applied. Raises NotThere."""
 
     def look() -> None:
-        with pool.connection(timeout=5) as connection:
+        # The pool would say no more than that it took too long.
+        with psycopg.connect(str(pool.conninfo)) as connection:
             problem = check_migrated(connection, service)
         if problem is not None:
             raise NotThere(problem)
@@ -50,16 +58,18 @@ def wait_for_schema(pool: Pool, service: str, seconds: float = WAIT_SECONDS) -> 
 
 
 def wait_for_topics(
-    admin: AdminClient, namespace: Namespace, topics: Iterable[Topic], seconds: float = WAIT_SECONDS
+    brokers: Brokers | str, namespace: Namespace, topics: Iterable[Topic], seconds: float = WAIT_SECONDS
 ) -> dict[str, TopicIdentity]:
     """Wait until the topics and their dead-letter topics exist as they must be. Raises NotThere.
 
     Returns the topics' identities by name.
     """
     topics = tuple(topics)
+    admin = admin_client(brokers)
     letters = tuple(dead_letter_topic(topic) for topic in topics if topic.dead_letters)
 
     def look() -> dict[str, TopicIdentity]:
+        check_reachable(brokers)
         verify_topics(admin, namespace, topics + letters)
         return identities(admin, [namespace.topic(topic) for topic in topics])
 

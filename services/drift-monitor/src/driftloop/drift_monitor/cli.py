@@ -14,7 +14,8 @@ from confluent_kafka import KafkaException
 from rich.console import Console
 
 from driftloop.common.contract import Contract, ContractError, chosen, load_contract, load_contracts
-from driftloop.common.kafka.admin import TopicsError
+from driftloop.common.kafka.admin import TopicsError, Unreachable, check_reachable
+from driftloop.common.kafka.settings import KafkaSettings, brokers_of
 from driftloop.common.postgres.migrations import check_migrated
 from driftloop.common.postgres.pool import connection_string, first_line
 from driftloop.common.settings import Secret, SettingsError, read_settings
@@ -38,7 +39,7 @@ console = Console(stderr=True)
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a replay is told from outside, as the service is."""
 
-    kafka_bootstrap_servers: str
+    kafka: KafkaSettings
     database_url: Secret
     contracts: tuple[Path, ...]
     namespace: str = ""
@@ -121,12 +122,16 @@ def replay_command(
         settings = read_settings(Settings)
         stored = _stored(settings, model, version, since, until)
         progress = _Progress()
-        log = Log(settings.kafka_bootstrap_servers, Namespace(settings.namespace).topic(PREDICTIONS))
+        brokers = brokers_of(settings.kafka)
+        check_reachable(brokers)
+        log = Log(brokers, Namespace(settings.namespace).topic(PREDICTIONS))
         found = replay(log, stored.watch, stored.version, stored.windows, progress, stored.erased)
     except (SettingsError, ContractError, TopicsError, CannotReplay) as error:
         _fail(str(error))
+    except Unreachable as error:
+        _fail(str(error))
     except (KafkaException, TimeoutError) as error:
-        _fail(f"the brokers at {settings.kafka_bootstrap_servers} did not answer: {error}")
+        _fail(f"the brokers at {settings.kafka.kafka_bootstrap_servers} did not answer: {error}")
     except psycopg.Error as error:
         _fail(f"the database refused: {first_line(error)}")
     except KeyboardInterrupt:

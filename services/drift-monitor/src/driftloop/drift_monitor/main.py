@@ -19,6 +19,7 @@ from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, InvalidEvent, NotYet, Subscription
 from driftloop.common.kafka.deadletter import send_dead_letters
 from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import open_pool
@@ -59,12 +60,11 @@ def main() -> None:
 def build(settings: Settings) -> Service:
     """Put the service together. Raises SettingsError, ContractError, KeyFileError; waits for broker and schema."""
     namespace, contracts = Namespace(settings.namespace), load_contracts(settings.contracts)
-    trusted = keys.load_public_keys(settings.trusted_keys)
+    trusted, brokers = keys.load_public_keys(settings.trusted_keys), brokers_of(settings.kafka)
     pool = open_pool(settings.database_url.value, namespace.schema(SCHEMA), "driftloop-drift-monitor")
     wait_for_schema(pool, SCHEMA)
-    admin = admin_client(settings.kafka_bootstrap_servers)
-    identities = wait_for_topics(admin, namespace, TOPICS)
-    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", 10_000))
+    identities = wait_for_topics(brokers, namespace, TOPICS)
+    producer = DeliveryProducer(producer_config(brokers, "driftloop-drift-monitor", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
     watches = handlers.cached_watches(contracts)
     predictions = namespace.topic(PREDICTIONS)
@@ -76,7 +76,7 @@ def build(settings: Settings) -> Service:
 
     routes = _Routes(contracts, watches, fetch_profile, _limits(settings), predictions, drainer)
     consumer = ConsumerLoop(
-        config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-drift-monitor", namespace.group(NAME)),
+        config=consumer_config(brokers, "driftloop-drift-monitor", namespace.group(NAME)),
         name=NAME,
         subscriptions={
             predictions: Subscription(PREDICTIONS, routes.predictions),
@@ -96,7 +96,7 @@ def build(settings: Settings) -> Service:
             NAME,
             predictions,
             namespace.topic(LABELED_PREDICTIONS),
-            broker_end_offsets(admin, predictions, identities[predictions].partitions),
+            broker_end_offsets(admin_client(brokers), predictions, identities[predictions].partitions),
         ),
         pace=_pace(settings),
         replica=f"{socket.gethostname()}/{os.getpid()}",

@@ -18,6 +18,7 @@ import msgspec
 from driftloop.common.events import PredictionMade
 from driftloop.common.kafka.admin import admin_client, identities
 from driftloop.common.kafka.batches import Delivery, decode
+from driftloop.common.kafka.config import Brokers
 from driftloop.common.kafka.deadletter import HEADER_PREFIX
 from driftloop.common.kafka.reader import bounds, offsets_since, read_ranges
 from driftloop.common.kafka.records import Record
@@ -65,7 +66,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 class Log:
     """Where the predictions are: the brokers, and the topic's name there."""
 
-    bootstrap_servers: str
+    brokers: Brokers | str
     topic: str
 
 
@@ -120,8 +121,8 @@ def replay(
 
 def _extent(log: Log) -> Extent:
     names = (log.topic, log.topic + DLQ_SUFFIX)
-    topics = identities(admin_client(log.bootstrap_servers, CLIENT), names)
-    return Extent(topics[log.topic].topic_id, bounds(log.bootstrap_servers, CLIENT, log.topic))
+    topics = identities(admin_client(log.brokers, CLIENT), names)
+    return Extent(topics[log.topic].topic_id, bounds(log.brokers, CLIENT, log.topic))
 
 
 def _target(window: StoredWindow, watch: Watch, extent: Extent) -> _Target:
@@ -197,7 +198,7 @@ def _refold(reading: "_Reading", watch: Watch, version: Version, targets: Sequen
 def _since(log: Log, partitions: Iterable[int], window: StoredWindow, back: timedelta) -> dict[int, int]:
     """Where the log begins to hold what was made later than `back` before a window: nothing is logged before."""
     instant = window.starts - min(back, window.starts - EPOCH)
-    return offsets_since(log.bootstrap_servers, CLIENT, log.topic, partitions, instant)
+    return offsets_since(log.brokers, CLIENT, log.topic, partitions, instant)
 
 
 def _fold_all(
@@ -213,7 +214,7 @@ def _dead_letters(log: Log) -> Letters:
     """The places of the records that were not counted because nobody could."""
     topic = log.topic + DLQ_SUFFIX
     found = {}
-    batches = read_ranges(log.bootstrap_servers, CLIENT, topic, bounds(log.bootstrap_servers, CLIENT, topic))
+    batches = read_ranges(log.brokers, CLIENT, topic, bounds(log.brokers, CLIENT, topic))
     for record in chain.from_iterable(batches):
         why = {
             name.removeprefix(HEADER_PREFIX): value
@@ -269,7 +270,7 @@ class _Reading:
 
     def _fresh(self, ranges: Mapping[int, tuple[int, int]]) -> Iterator[tuple[Record, PredictionMade, bool]]:
         """The records that the handler got, each once, and whether they had an effect or waited in vain for it."""
-        batches = read_ranges(self.log.bootstrap_servers, CLIENT, self.log.topic, ranges)
+        batches = read_ranges(self.log.brokers, CLIENT, self.log.topic, ranges)
         total = sum(end - first for first, end in ranges.values())
         seen = Sequences()
         read = 0

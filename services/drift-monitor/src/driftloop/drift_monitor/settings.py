@@ -4,13 +4,14 @@ from pathlib import Path
 
 import msgspec
 
+from driftloop.common.kafka.settings import KafkaSettings
 from driftloop.common.settings import Secret
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the drift monitor is told from outside. See the README for each variable."""
 
-    kafka_bootstrap_servers: str
+    kafka: KafkaSettings
     database_url: Secret
     contracts: tuple[Path, ...]
     trusted_keys: Path

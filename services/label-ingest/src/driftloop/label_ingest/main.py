@@ -7,10 +7,10 @@ from driftloop.common.access.guard import admit
 from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import ContractError, load_contracts
-from driftloop.common.kafka.admin import admin_client
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import open_pool
@@ -49,13 +49,13 @@ def main() -> None:
 def build(settings: Settings) -> Service:
     """Put the service together. Raises SettingsError, ContractError; waits for broker and schema."""
     namespace, contracts = Namespace(settings.namespace), load_contracts(settings.contracts)
-    access = build_access(settings)
+    access, brokers = build_access(settings), brokers_of(settings.kafka)
     url, schema = settings.database_url.value, namespace.schema(SCHEMA)
     pool = open_pool(url, schema, "driftloop-label-ingest")
     reading = open_pool(url, schema, "driftloop-label-ingest-reading", max_size=READERS)
     wait_for_schema(pool, SCHEMA)
-    identities = wait_for_topics(admin_client(settings.kafka_bootstrap_servers), namespace, TOPICS)
-    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-label-ingest", 10_000))
+    identities = wait_for_topics(brokers, namespace, TOPICS)
+    producer = DeliveryProducer(producer_config(brokers, "driftloop-label-ingest", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
     key = None if settings.pseudonym_key is None else key_bytes(settings.pseudonym_key)
     terms = Terms({name: one.labels for name, one in contracts.items()}, key)
@@ -67,7 +67,7 @@ def build(settings: Settings) -> Service:
         clock=utc_now,
     )
     consumer = ConsumerLoop(
-        config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-label-ingest", namespace.group(NAME)),
+        config=consumer_config(brokers, "driftloop-label-ingest", namespace.group(NAME)),
         name=NAME,
         subscriptions={
             namespace.topic(PREDICTIONS): Subscription(PREDICTIONS, intake.batch),

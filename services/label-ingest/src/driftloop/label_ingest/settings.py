@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from driftloop.common.kafka.settings import KafkaSettings
 from driftloop.common.settings import Secret
 from driftloop.label_ingest.hl7.settings import MllpSettings
 
@@ -12,7 +13,7 @@ from driftloop.label_ingest.hl7.settings import MllpSettings
 class Settings(MllpSettings, frozen=True, kw_only=True):
     """What label-ingest is told from outside. See the README for each variable."""
 
-    kafka_bootstrap_servers: str
+    kafka: KafkaSettings
     database_url: Secret
     contracts: tuple[Path, ...]
     # The predictors' own. Without it no outcome can name an order or a patient.

@@ -15,10 +15,11 @@ from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import Contract, ContractError, load_contract
 from driftloop.common.events import ServedVersion
-from driftloop.common.kafka.admin import admin_client, verify_topics
-from driftloop.common.kafka.config import producer_config, reader_config
+from driftloop.common.kafka.admin import admin_client, check_reachable, verify_topics
+from driftloop.common.kafka.config import Brokers, producer_config, reader_config
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.publisher import Publisher
+from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.logs import configure_logging
 from driftloop.common.process import Inherited, Service, incarnation, run_service
 from driftloop.common.pseudonyms import derived_key, key_bytes
@@ -34,7 +35,7 @@ from driftloop.predictor.api import Admission, Limits, create_app
 from driftloop.predictor.body import IDENTIFIERS
 from driftloop.predictor.domain.model import LoadedModel, load_model
 from driftloop.predictor.doors import Identities
-from driftloop.predictor.following import ModelFollower
+from driftloop.predictor.following import METADATA_SECONDS, ModelFollower
 from driftloop.predictor.handlers import Predictor
 from driftloop.predictor.inference_log import InferenceLog
 from driftloop.predictor.replaying import Replayer
@@ -116,24 +117,24 @@ def build(settings: Settings, number: int = 0) -> Service:
     """Put worker `number` together. Raises SettingsError, ContractError, KeyFileError. Does not wait for the broker."""
     namespace, contract = Namespace(settings.namespace), load_servable(settings.contract)
     trusted = keys.load_public_keys(settings.trusted_keys)
-    key = key_bytes(settings.pseudonym_key)
+    key, brokers = key_bytes(settings.pseudonym_key), brokers_of(settings.kafka)
     admission = admit(settings)
     spool = open_spool(settings.spool / f"worker-{number}", settings.spool_max_bytes)
     left = open_leftovers(settings) if number == 0 else []
     # An answer would wait for the acknowledgement of what went before it; each record has its number anyway.
-    config = producer_config(settings.kafka_bootstrap_servers, CLIENT, linger_ms=LINGER_MS, ordered=False)
+    config = producer_config(brokers, CLIENT, linger_ms=LINGER_MS, ordered=False)
     producer = DeliveryProducer(config, lambda: log.wake())
     publisher = Publisher(producer, namespace, incarnation(NAME))
     log = InferenceLog(publisher, spool, settings.max_in_flight)
     replica = Replica(contract.name, replica_name(settings, number), utc_now())
     reporter = StatusReporter(replica, publisher.publish, lambda: producer.fatal, utc_now, settings.status_seconds)
     follower = ModelFollower(
-        config=reader_config(settings.kafka_bootstrap_servers, CLIENT),
+        config=reader_config(brokers, CLIENT),
         topic=namespace.topic(MODEL_UPDATES),
         replica=replica,
         load=partial(_load, contract, TimedFetch(partial(fetch_bundle, public_keys=trusted))),
         clock=utc_now,
-        prepare=partial(_prepare, settings.kafka_bootstrap_servers, namespace, producer, publisher),
+        prepare=partial(_prepare, brokers, namespace, publisher),
         changed=reporter.wake,
     )
     predictor = Predictor(contract, RowValidator(contract), replica, log, utc_now, derived_key(key, "assignment"))
@@ -222,11 +223,10 @@ def _load(contract: Contract, fetch: Fetch, served: ServedVersion) -> LoadedMode
         sys.setswitchinterval(usual)
 
 
-def _prepare(bootstrap_servers: str, namespace: Namespace, producer: DeliveryProducer, publisher: Publisher) -> None:
+def _prepare(brokers: Brokers, namespace: Namespace, publisher: Publisher) -> None:
     """Check the topics that a predictor needs, and learn their partitions before the first request comes."""
-    if not producer.reachable():
-        raise TimeoutError(f"no broker answers at {bootstrap_servers}")
-    verify_topics(admin_client(bootstrap_servers, CLIENT), namespace, (PREDICTIONS, MODEL_UPDATES, MODEL_STATUS))
+    check_reachable(brokers, METADATA_SECONDS)
+    verify_topics(admin_client(brokers, CLIENT), namespace, (PREDICTIONS, MODEL_UPDATES, MODEL_STATUS))
     publisher.learn(PREDICTIONS.name)
     publisher.learn(MODEL_STATUS.name)
 

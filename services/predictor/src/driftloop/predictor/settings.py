@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from driftloop.common.access.settings import AccessSettings
+from driftloop.common.kafka.settings import KafkaSettings
 from driftloop.common.settings import Secret
 
 
 class Settings(AccessSettings, frozen=True, kw_only=True):
     """What the predictor is told from outside. See the README for each variable."""
 
-    kafka_bootstrap_servers: str
+    kafka: KafkaSettings
     contract: Path
     trusted_keys: Path
     pseudonym_key: Secret
@@ -38,4 +40,13 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     max_in_flight: Annotated[int, Meta(ge=1)] = 5_000
     # How often the replica says what it serves, when nothing has changed.
     status_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    log_level: str = "INFO"
+
+
+class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command is told that empties the spool of a predictor that is gone."""
+
+    kafka: KafkaSettings
+    spool: Path
+    spool_max_bytes: Annotated[int, Meta(ge=1_048_576)] = 256 * 1024 * 1024
     log_level: str = "INFO"

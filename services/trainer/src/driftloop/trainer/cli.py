@@ -16,10 +16,11 @@ from rich.console import Console
 
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import Contract, ContractError, chosen, load_contracts
-from driftloop.common.kafka.admin import TopicsError
+from driftloop.common.kafka.admin import TopicsError, Unreachable, check_reachable
 from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.reader import ReadTimeout
+from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.keys import KeyFileError
 from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import Pool, first_line, open_pool
@@ -266,8 +267,10 @@ def _trainer() -> Iterator[_Trainer]:
         SettingsError, ContractError, KeyFileError, ArtifactError, TopicsError, Refused, LookupError, ValueError,
     ) as error:  # fmt: skip
         _fail(str(error))
+    except Unreachable as error:
+        _fail(str(error))
     except (KafkaException, ReadTimeout) as error:
-        _fail(f"the brokers at {settings.kafka_bootstrap_servers} did not answer: {error}")
+        _fail(f"the brokers at {settings.kafka.kafka_bootstrap_servers} did not answer: {error}")
     except psycopg.Error as error:
         _fail(f"the database refused: {first_line(error)}")
 
@@ -276,8 +279,10 @@ def _trainer() -> Iterator[_Trainer]:
 def _opened(settings: Settings) -> Iterator[_Trainer]:
     namespace = Namespace(settings.namespace)
     contracts = load_contracts(settings.contracts)
-    highest = highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer-cli")
-    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-trainer-cli", 10_000))
+    brokers = brokers_of(settings.kafka)
+    check_reachable(brokers)
+    highest = highest_published(brokers, namespace, "driftloop-trainer-cli")
+    producer = DeliveryProducer(producer_config(brokers, "driftloop-trainer-cli", 10_000))
     pool = open_pool(settings.database_url.value, namespace.schema("trainer"), "driftloop-trainer-cli", max_size=3)
     try:
         yield _Trainer(settings, contracts, pool, highest, OutboxDrainer(pool, producer, namespace, "trainer"))

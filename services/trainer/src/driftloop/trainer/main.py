@@ -13,10 +13,11 @@ from driftloop.common.access.settings import build_access, build_rate_limit
 from driftloop.common.clock import utc_now
 from driftloop.common.contract import Contract, ContractError
 from driftloop.common.events import DriftDetected, ModelStatus
-from driftloop.common.kafka.admin import TopicIdentity, admin_client
-from driftloop.common.kafka.config import consumer_config, producer_config
+from driftloop.common.kafka.admin import TopicIdentity
+from driftloop.common.kafka.config import Brokers, consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.keys import KeyFileError
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -68,17 +69,17 @@ def main() -> None:
 def build(settings: Settings) -> Service:
     """Put the service together. Raises SettingsError, ContractError, KeyFileError; waits for broker and schema."""
     namespace = Namespace(settings.namespace)
-    access = build_access(settings)
+    access, brokers = build_access(settings), brokers_of(settings.kafka)
     models = load_models(settings.contracts)
     contracts = {name: model.contract for name, model in models.items()}
     artifacts, sets = open_artifacts(settings), set_files(settings)
     client = open_client(settings.label_ingest_url, settings.label_ingest_key)
     pool = open_pool(settings.database_url.value, namespace.schema(NAME), "driftloop-trainer")
     wait_for_schema(pool, NAME)
-    identities = wait_for_topics(admin_client(settings.kafka_bootstrap_servers), namespace, TOPICS)
-    producer = DeliveryProducer(producer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", 10_000))
+    identities = wait_for_topics(brokers, namespace, TOPICS)
+    producer = DeliveryProducer(producer_config(brokers, "driftloop-trainer", 10_000))
     drainer = OutboxDrainer(pool, producer, namespace, NAME)
-    highest = highest_published(settings.kafka_bootstrap_servers, namespace, "driftloop-trainer")
+    highest = highest_published(brokers, namespace, "driftloop-trainer")
     standby = Standby()
     resources = _resources(settings, pool, client, artifacts, sets, highest, drainer.wake, standby)
     locks = ModelLocks(pool)
@@ -91,7 +92,7 @@ def build(settings: Settings) -> Service:
         for worker in retraining:
             worker.wake()
 
-    consumer = _consumer(settings, namespace, identities, pool, producer, committed)
+    consumer = _consumer(brokers, namespace, identities, pool, producer, committed)
     api = create_app(pool, contracts, Operations(pool, highest, utc_now, committed))
     return Service(
         name=NAME,
@@ -139,11 +140,11 @@ def _resources(
 
 
 def _consumer(
-    settings: Settings, namespace: Namespace, identities: Mapping[str, TopicIdentity], pool: Pool,
+    brokers: Brokers, namespace: Namespace, identities: Mapping[str, TopicIdentity], pool: Pool,
     producer: DeliveryProducer, committed: Callable[[], None],
 ) -> ConsumerLoop:  # fmt: skip
     return ConsumerLoop(
-        config=consumer_config(settings.kafka_bootstrap_servers, "driftloop-trainer", namespace.group(NAME)),
+        config=consumer_config(brokers, "driftloop-trainer", namespace.group(NAME)),
         name=NAME,
         subscriptions={
             namespace.topic(DRIFT_EVENTS): Subscription(DRIFT_EVENTS, _on_drift),

@@ -7,6 +7,7 @@ from psycopg import Connection
 
 from driftloop.common.envelope import Outgoing
 from driftloop.common.events import Canary, ModelUpdated, ServedVersion
+from driftloop.common.kafka.config import Brokers
 from driftloop.common.kafka.reader import read_to_end
 from driftloop.common.postgres.outbox import emit
 from driftloop.common.topics import MODEL_UPDATES, Namespace
@@ -19,14 +20,14 @@ KEPT_REVISIONS = 100
 HighestRevision = Callable[[str], int]
 
 
-def highest_published(bootstrap_servers: str, namespace: Namespace, client_id: str) -> HighestRevision:
+def highest_published(brokers: Brokers | str, namespace: Namespace, client_id: str) -> HighestRevision:
     """A function that reads the topic: the highest revision that it holds of a model, 0 for none.
 
     A database that was restored from a backup may know fewer revisions than the topic, and replicas never go back.
     """
 
     def highest(model: str) -> int:
-        records = read_to_end(bootstrap_servers, client_id, namespace.topic(MODEL_UPDATES))
+        records = read_to_end(brokers, client_id, namespace.topic(MODEL_UPDATES))
         return max((revision_of(model, record.key) for record in records), default=0)
 
     return highest

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from driftloop.common.access.settings import AccessSettings
+from driftloop.common.kafka.settings import KafkaSettings
 from driftloop.common.settings import Secret
 
 # label-ingest gives no more at once, and refuses who asks for them.
@@ -15,7 +16,7 @@ MOST_ROWS = 1_000_000
 class Settings(AccessSettings, frozen=True, kw_only=True):
     """What the trainer is told from outside. See the README for each variable."""
 
-    kafka_bootstrap_servers: str
+    kafka: KafkaSettings
     database_url: Secret
     contracts: tuple[Path, ...]
     artifacts: str

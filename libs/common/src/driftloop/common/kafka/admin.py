@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, ResourceType, TopicDescription
 
-from driftloop.common.kafka.config import admin_part
+from driftloop.common.kafka.config import ADMIN, Brokers, admin_part, reaching
 from driftloop.common.topics import Namespace, Topic, dead_letter_topic
 
 TIMEOUT_SECONDS = 15.0
 RETRY_SECONDS = 0.1
+REACH_SECONDS = 10.0
+REACH_STEP_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -36,9 +38,47 @@ class TopicIdentity:
     partitions: int
 
 
-def admin_client(bootstrap_servers: str, client_id: str = "driftloop-admin") -> AdminClient:
+class Unreachable(TimeoutError):
+    """No broker lets us in; the text says why, as far as a client can tell."""
+
+
+def check_reachable(brokers: Brokers | str, seconds: float = REACH_SECONDS) -> None:
+    """Raises Unreachable: at once where a broker refuses us or we do not trust it, else after so many seconds.
+
+    Clients keep trying, and what they wait for ends with no more than that it took too long.
+    """
+    troubles: list[KafkaError] = []
+    client = Producer(reaching(brokers) | ADMIN | {"client.id": "driftloop-reach", "error_cb": troubles.append})
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            client.list_topics(timeout=REACH_STEP_SECONDS)
+            return
+        except KafkaException as error:
+            client.poll(0)
+            # That all brokers are down says nothing of why.
+            told = [one for one in troubles if one.code() != KafkaError._ALL_BROKERS_DOWN]
+            refusal = next((one for one in told if _remedy(one)), None)
+            if refusal is None and time.monotonic() < deadline:
+                continue
+            last = refusal or (told[-1] if told else error.args[0])
+            remedy = _remedy(last) or ("" if told else "see whether they want another KAFKA_SECURITY_PROTOCOL")
+            raise Unreachable(f"the brokers at {brokers}: {last.str()}" + (f": {remedy}" if remedy else "")) from error
+
+
+def _remedy(error: KafkaError) -> str:
+    """What must be changed, "" where waiting may help."""
+    if error.code() == KafkaError._AUTHENTICATION:
+        return "see to KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+    # A broker's own refusal comes as a connection that broke.
+    if error.code() == KafkaError._SSL or (error.code() == KafkaError._TRANSPORT and "SSL" in error.str()):
+        return "see to KAFKA_SECURITY_PROTOCOL and the files of KAFKA_SSL_…"
+    return ""
+
+
+def admin_client(brokers: Brokers | str, client_id: str = "driftloop-admin") -> AdminClient:
     """The process's administrative client of the brokers."""
-    return admin_client_of({"bootstrap.servers": bootstrap_servers, "client.id": client_id})
+    return admin_client_of(reaching(brokers) | {"client.id": client_id})
 
 
 def admin_client_of(config: Mapping[str, Any]) -> AdminClient:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from driftloop.common.logs import Sparing
@@ -16,7 +17,7 @@ UNORDERED_REQUESTS = 3
 _client_logger = logging.getLogger("driftloop.librdkafka")
 _client_logger.addFilter(Sparing(10))
 
-_ADMIN = {
+ADMIN = {
     # Nobody polls it, so that its messages would pile up; what fails is told by what it returns.
     "log_level": 0,
     "reconnect.backoff.max.ms": 1_000,
@@ -24,8 +25,29 @@ _ADMIN = {
 }
 
 
+@dataclass(frozen=True)
+class Brokers:
+    """Where brokers are, and what of librdkafka's configuration says how they are reached; its secrets are not shown.
+
+    Functions that take brokers also take the addresses alone, of some that let anybody in.
+    """
+
+    bootstrap_servers: str
+    client: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return self.bootstrap_servers
+
+
+def reaching(brokers: Brokers | str) -> dict[str, Any]:
+    """The part of a client's configuration by which it reaches brokers."""
+    if isinstance(brokers, str):
+        brokers = Brokers(brokers)
+    return {"bootstrap.servers": brokers.bootstrap_servers, **brokers.client}
+
+
 def producer_config(
-    bootstrap_servers: str,
+    brokers: Brokers | str,
     client_id: str,
     delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
     linger_ms: float = 1.0,
@@ -37,8 +59,7 @@ def producer_config(
     client's own retries repeat none, if they are to be `ordered`. If not, more of them are on their way at a time, for
     readers who know each by its number wherever it comes, and however often.
     """
-    return {
-        "bootstrap.servers": bootstrap_servers,
+    return reaching(brokers) | {
         "client.id": client_id,
         "logger": _client_logger,
         "acks": "all",
@@ -60,10 +81,9 @@ def producer_config(
     }
 
 
-def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[str, Any]:
+def consumer_config(brokers: Brokers | str, client_id: str, group: str) -> dict[str, Any]:
     """A consumer whose offsets live in Postgres: nothing is committed or reset on its own."""
-    return {
-        "bootstrap.servers": bootstrap_servers,
+    return reaching(brokers) | {
         "client.id": client_id,
         "logger": _client_logger,
         "group.id": group,
@@ -86,9 +106,9 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
     }
 
 
-def reader_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
+def reader_config(brokers: Brokers | str, client_id: str) -> dict[str, Any]:
     """A reader of a whole compacted topic: its partitions are assigned by hand, so its group never has members."""
-    return consumer_config(bootstrap_servers, client_id, f"{client_id}.reader") | {
+    return consumer_config(brokers, client_id, f"{client_id}.reader") | {
         "auto.offset.reset": "earliest",
         "enable.partition.eof": True,
     }
@@ -97,4 +117,4 @@ def reader_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
 def admin_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """How an administrative client reaches the brokers of another client's configuration."""
     shared = ("bootstrap.servers", "client.id", "security.", "sasl.", "ssl.", "enable.ssl.")
-    return _ADMIN | {name: value for name, value in config.items() if name.startswith(shared)}
+    return ADMIN | {name: value for name, value in config.items() if name.startswith(shared)}

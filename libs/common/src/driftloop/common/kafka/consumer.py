@@ -99,12 +99,15 @@ class ConsumerState:
     joined: bool = False
     halted: str | None = None
     retrying: str | None = None
+    trouble: str | None = None
 
     def problem(self) -> str | None:
         """Why this consumer is not doing its work, or None."""
         if self.halted or self.retrying:
             return self.halted or self.retrying
-        return None if self.joined else "the consumer group has not been joined yet"
+        if self.joined:
+            return None
+        return "the consumer group has not been joined yet" + (f": {self.trouble}" if self.trouble else "")
 
 
 class ConsumerLoop:
@@ -152,7 +155,7 @@ class ConsumerLoop:
         self._stop = stop
         self._assignment = Assignment(self.name, self._pool, self._known, admin, stop)
         self._lag = LagWatch(admin, self.name, self._known, WATCH_SECONDS)
-        self._consumer = Consumer(self._config)
+        self._consumer = Consumer(self._config | {"error_cb": self._on_error})
         metrics.CONSUMER_STOPPED.labels(self.name).set(0)
         try:
             self._consumer.subscribe(
@@ -241,6 +244,15 @@ class ConsumerLoop:
         if error.fatal():
             raise KafkaException(error)
         logger.warning("reading from the broker", extra={"error": error.str(), "where": where})
+
+    def _on_error(self, error: KafkaError) -> None:
+        """What the client tells of its connections."""
+        if error.fatal():
+            self._assignment.failure = KafkaException(error)
+        # That all brokers are down says nothing of why.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self.state.trouble = error.str()
+        logger.warning("the consumer's broker connection", extra={"error": str(error)})
 
     def _stand_still(self) -> None:
         while not self._stop.is_set():

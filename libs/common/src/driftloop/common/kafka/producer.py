@@ -180,14 +180,6 @@ class DeliveryProducer:
             raise LookupError(f"topic {topic!r} does not exist: run `driftloop topics`")
         return len(metadata.partitions)
 
-    def reachable(self, timeout: float = 2.0) -> bool:
-        """Whether a broker answers."""
-        try:
-            self._producer.list_topics(timeout=timeout)
-        except KafkaException:
-            return False
-        return True
-
     def close(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for what is queued, then stop. Returns how many records had no ack.
 

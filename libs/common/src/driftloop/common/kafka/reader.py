@@ -6,7 +6,7 @@ from datetime import datetime
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from driftloop.common.kafka.config import reader_config
+from driftloop.common.kafka.config import Brokers, reader_config
 from driftloop.common.kafka.records import Record, record_of
 
 BATCH = 500
@@ -35,13 +35,13 @@ class ReadTimeout(TimeoutError):
     """The end of the topic was not reached in time."""
 
 
-def read_to_end(bootstrap_servers: str, client_id: str, topic: str, timeout: float = 30.0) -> list[Record]:
+def read_to_end(brokers: Brokers | str, client_id: str, topic: str, timeout: float = 30.0) -> list[Record]:
     """Every record that `topic` holds now, by partition in order; of transactions, what was committed.
 
     Raises ReadTimeout, and KafkaException also when the topic does not exist.
     """
     deadline = time.monotonic() + timeout
-    consumer = Consumer(reader_config(bootstrap_servers, client_id))
+    consumer = Consumer(reader_config(brokers, client_id))
     try:
         bounds = _bounds(consumer, topic, deadline)
         consumer.assign([TopicPartition(topic, number, low) for number, (low, _high) in bounds.items()])
@@ -50,12 +50,12 @@ def read_to_end(bootstrap_servers: str, client_id: str, topic: str, timeout: flo
         consumer.close()
 
 
-def bounds(bootstrap_servers: str, client_id: str, topic: str, timeout: float = 30.0) -> dict[int, tuple[int, int]]:
+def bounds(brokers: Brokers | str, client_id: str, topic: str, timeout: float = 30.0) -> dict[int, tuple[int, int]]:
     """Of each partition that is not empty the first offset that the log still holds, and the one after the last.
 
     Raises KafkaException, also when the topic does not exist.
     """
-    consumer = Consumer(reader_config(bootstrap_servers, client_id))
+    consumer = Consumer(reader_config(brokers, client_id))
     try:
         return _bounds(consumer, topic, time.monotonic() + timeout)
     finally:
@@ -63,7 +63,7 @@ def bounds(bootstrap_servers: str, client_id: str, topic: str, timeout: float = 
 
 
 def offsets_since(
-    bootstrap_servers: str,
+    brokers: Brokers | str,
     client_id: str,
     topic: str,
     partitions: Iterable[int],
@@ -75,7 +75,7 @@ def offsets_since(
     Raises KafkaException, also when the topic does not exist.
     """
     milliseconds = round(instant.timestamp() * 1000)
-    consumer = Consumer(reader_config(bootstrap_servers, client_id))
+    consumer = Consumer(reader_config(brokers, client_id))
     try:
         asked = [TopicPartition(topic, number, milliseconds) for number in partitions]
         found = consumer.offsets_for_times(asked, timeout)
@@ -88,7 +88,7 @@ def offsets_since(
 
 
 def read_ranges(
-    bootstrap_servers: str,
+    brokers: Brokers | str,
     client_id: str,
     topic: str,
     ranges: Mapping[int, tuple[int, int]],
@@ -100,7 +100,7 @@ def read_ranges(
     waited for, `patience` seconds at a time. Raises ReadTimeout, and KafkaException where waiting does not help.
     """
     left = {number: end for number, (first, end) in ranges.items() if end > first}
-    consumer = Consumer(reader_config(bootstrap_servers, client_id) | {"auto.offset.reset": "error"})
+    consumer = Consumer(reader_config(brokers, client_id) | {"auto.offset.reset": "error"})
     try:
         consumer.assign([TopicPartition(topic, number, ranges[number][0]) for number in left])
         deadline = time.monotonic() + patience
