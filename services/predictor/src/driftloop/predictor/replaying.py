@@ -20,6 +20,7 @@ logger.addFilter(Sparing(10))
 BATCH = 500
 TICK_SECONDS = 0.1
 RETRY_SECONDS = 0.5
+TELL_SECONDS = 2.0
 # Longer than the producer keeps a record: each has its fate by then.
 FATE_SECONDS = 10.0
 
@@ -50,6 +51,28 @@ class Replayer:
             elif not self._replay(batch, stop):
                 self._spool.rewind()
                 stop.wait(RETRY_SECONDS)
+
+    def drain(self, patience: float, tell: Callable[[int], None]) -> bool:
+        """Replay until nothing is left; False where `patience` seconds pass in which nothing gets into the log.
+
+        `tell` hears now and then how many records are left.
+        """
+        stop = threading.Event()
+        moved = told = time.monotonic()
+        while (left := self._spool.records) > 0:
+            batch = self._next()
+            if not batch or not self._replay(batch, stop):
+                self._spool.rewind()
+                stop.wait(RETRY_SECONDS)
+            now = time.monotonic()
+            if self._spool.records < left:
+                moved = now
+            elif now - moved > patience:
+                return False
+            if now - told > TELL_SECONDS:
+                told = now
+                tell(self._spool.records)
+        return True
 
     def _next(self) -> list[tuple[Position, SpooledRecord]]:
         try:
