@@ -1,6 +1,11 @@
 """Schemas, roles and migrations: one command, safe when several start it at once, each schema its role's alone."""
 
+import os
+import subprocess
+import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -10,6 +15,7 @@ from driftloop.common.postgres import migrations
 from driftloop.common.settings import Secret
 from driftloop.common.topics import Namespace
 from driftloop.demo.installation import remove
+from driftloop.devstack import Stack
 from tests.support.house import PASSWORD, House
 
 
@@ -28,6 +34,33 @@ def test_several_may_migrate_at_once(house: House) -> None:
     appliers = [result for result in results if any(result.values())]
     assert len(appliers) == 1
     assert all(names[0] == "0000_common.sql" for names in appliers[0].values())
+
+
+def test_four_commands_at_once_on_a_database_without_a_role_all_succeed_and_one_applies(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """As the pods of an installation do it; secrets come from files."""
+    namespace = Namespace(f"t{uuid.uuid4().hex[:12]}")
+    (tmp_path / "url").write_text(stack.database_url)
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    own = {"DATABASE_URL_FILE": str(tmp_path / "url"), "DRIFTLOOP_NAMESPACE": namespace.prefix}
+    for service in migrations.services():
+        own[f"DRIFTLOOP_{service.upper()}_DB_PASSWORD_FILE"] = str(tmp_path / "password")
+    command = [sys.executable, "-m", "driftloop.cli.main", "migrate"]
+    try:
+        running = [
+            subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        said = [process.communicate(timeout=120) for process in running]
+        assert [(process.returncode, errors) for process, (_said, errors) in zip(running, said, strict=True)] == (
+            [(0, "")] * 4
+        )
+        assert sorted("0000_common.sql" in text for text, _errors in said) == [False, False, False, True]
+        with psycopg.connect(stack.database_url, user=namespace.role("trainer"), password=PASSWORD) as connection:
+            connection.execute(sql.SQL("SELECT FROM {}.models").format(sql.Identifier(namespace.schema("trainer"))))
+    finally:
+        remove(stack, namespace)
 
 
 def test_no_service_reads_the_schema_of_another(house: House) -> None:
