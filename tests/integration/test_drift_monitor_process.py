@@ -7,51 +7,18 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
-import yaml
 
-from driftloop.common.contract import Contract, load_contract
+from driftloop.common.contract import load_contract
 from driftloop.common.events import DriftDetected
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, PREDICTIONS
 from driftloop.devstack.processes import ServiceProcess
 from tests.support.artifacts import small_bundle
 from tests.support.house import House
-from tests.support.paths import MODELS
+from tests.support.monitors import contract_with_quick_panes, pane_rows, serving, start
 from tests.support.predictions import START, labeled, prediction, profile_of, rows_like
 from tests.support.waiting import wait_until
 
 ROWS = 2_000
-
-
-def contract_with_quick_panes(house: House) -> str:
-    """The loan contract with panes of a second, in the test's folder."""
-    source = MODELS / "loan"
-    document = yaml.safe_load((source / "contract.yaml").read_text())
-    document["drift"]["pane_seconds"] = 1
-    (house.folder / "baseline.csv").write_bytes((source / "baseline.csv").read_bytes())
-    path = house.folder / "contract.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return str(path)
-
-
-def start(house: House, name: str, contract: str) -> tuple[ServiceProcess, str]:
-    process, url = house.process(
-        name,
-        "driftloop.drift_monitor.main",
-        {"DATABASE_URL": house.database_url("drift_monitor"), "DRIFTLOOP_CONTRACTS": contract},
-    )
-    process.start()
-    return process, url
-
-
-def serving(house: House) -> tuple[str, Contract, np.random.Generator]:
-    """A serving state with version 1 of the loan model; its contract's path, the contract, and a generator of rows."""
-    path = contract_with_quick_panes(house)
-    contract = load_contract(house.folder / "contract.yaml")
-    rng = np.random.default_rng(3)
-    profile = profile_of(contract, rows_like(contract, rng, 400), rng.random(400).round(6))
-    bundle = msgspec.structs.replace(small_bundle(contract), profile=profile)
-    house.serve(1, house.register(bundle), contract.name, 1)
-    return path, contract, rng
 
 
 def exports(process: ServiceProcess) -> bool:
@@ -97,15 +64,6 @@ def test_three_replicas_of_which_two_are_killed_again_and_again_count_each_event
     assert (found["counted"], found["labelled"]) == (rounds * each, rounds * each)
     assert found["performance"]["accuracy"] == 1.0
     assert pane_rows(house) == {"predictions": rounds * each, "labels": rounds * each}
-
-
-def pane_rows(house: House) -> dict[str, int]:
-    """What all panes hold together."""
-    with house.database("drift_monitor") as connection:
-        rows = connection.execute(
-            "SELECT kind, sum(n)::bigint FROM panes WHERE kind < 2 GROUP BY kind ORDER BY kind"
-        ).fetchall()
-    return {("predictions", "labels")[kind]: n for kind, n in rows}
 
 
 def test_one_replica_shows_the_verdict_and_another_does_when_it_dies(house: House) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -404,3 +405,19 @@ def test_what_serves_already_and_what_does_not_exist_is_refused(trainer: Trainer
     with pytest.raises(Unknown, match="has no version 9"):
         trainer.operations.roll_back(trainer.contract, "anna", "", to=9)
     assert len(trainer.published()) == 2
+
+
+# --- after a restore
+
+
+def test_what_the_database_says_is_published_above_what_the_topic_holds(trainer: Trainer) -> None:
+    state = trainer.published()[-1]
+    operations = replace(trainer.operations, highest_revision=lambda _model: state.revision + 5)
+    found = operations.republish(trainer.contract, "anna", "restored")
+    again = trainer.published()[-1]
+    assert (found.champion, found.revision) == (state.champion, state.revision + 6)
+    assert again.reason == "published anew by anna: restored"
+    # The roll-out goes on where it was.
+    assert (again.champion, again.canary, again.shadow) == (state.champion, state.canary, state.shadow)
+    with pytest.raises(Refused, match="nothing to publish anew"):
+        operations.republish(trainer.contract, "anna", "")

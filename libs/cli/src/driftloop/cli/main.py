@@ -24,6 +24,7 @@ from driftloop.common.kafka.admin import (
 from driftloop.common.kafka.settings import KafkaSettings, brokers_of
 from driftloop.common.postgres import migrations
 from driftloop.common.postgres.pool import first_line
+from driftloop.common.postgres.restoring import retire_outboxes
 from driftloop.common.settings import Secret, SettingsError, read_secret, read_settings
 from driftloop.common.topics import Namespace, all_topics
 
@@ -42,6 +43,15 @@ NamespaceOption = Annotated[
 ]
 
 
+DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        envvar="DATABASE_URL",
+        help="An administrator's URL: may create roles and schemas. Or name its file in DATABASE_URL_FILE.",
+    ),
+]
+
+
 def _namespace(prefix: str) -> Namespace:
     try:
         return Namespace(prefix)
@@ -51,13 +61,7 @@ def _namespace(prefix: str) -> Namespace:
 
 @app.command()
 def migrate(
-    database_url: Annotated[
-        str,
-        typer.Option(
-            envvar="DATABASE_URL",
-            help="An administrator's URL: may create roles and schemas. Or name its file in DATABASE_URL_FILE.",
-        ),
-    ] = "",
+    database_url: DatabaseUrl = "",
     namespace: NamespaceOption = "",
 ) -> None:
     """Create each service's schema and role and apply its migrations. Safe when several start it at once.
@@ -66,21 +70,44 @@ def migrate(
     DRIFTLOOP_<SERVICE>_DB_PASSWORD_FILE names.
     """
     try:
-        url = Secret(database_url) if database_url else read_secret("DATABASE_URL", os.environ)
-        if url is None:
-            fail("no database is named: set DATABASE_URL or DATABASE_URL_FILE, or give --database-url")
+        url = _administrator(database_url)
         passwords: dict[str, Secret] = {}
         for service in migrations.services():
             password = read_secret(f"DRIFTLOOP_{service.upper()}_DB_PASSWORD", os.environ)
             if password is not None:
                 passwords[service] = password
-        applied = migrations.migrate(url.value, _namespace(namespace), passwords)
+        applied = migrations.migrate(url, _namespace(namespace), passwords)
     except (migrations.MigrationError, SettingsError) as error:
         fail(str(error))
     except psycopg.Error as error:
         fail(f"the database refused: {first_line(error)}")
     for service, names in applied.items():
         typer.echo(f"{service}: {', '.join(names) if names else 'up to date'}")
+
+
+@app.command()
+def restored(database_url: DatabaseUrl = "", namespace: NamespaceOption = "") -> None:
+    """After the database was restored from a backup, and before any service starts: let the log's tail not count.
+
+    What the services published since the backup they decide and publish anew. Safe to repeat.
+    """
+    try:
+        retired = retire_outboxes(_administrator(database_url), _namespace(namespace))
+    except (migrations.MigrationError, SettingsError) as error:
+        fail(str(error))
+    except psycopg.Error as error:
+        fail(f"the database refused: {first_line(error)}")
+    for source in retired:
+        typer.echo(f"{source}: what it published since the backup does not count")
+    if not retired:
+        typer.echo("nothing was published before the backup, or this was run already")
+
+
+def _administrator(database_url: str) -> str:
+    url = Secret(database_url) if database_url else read_secret("DATABASE_URL", os.environ)
+    if url is None:
+        fail("no database is named: set DATABASE_URL or DATABASE_URL_FILE, or give --database-url")
+    return url.value
 
 
 @app.command()

@@ -138,6 +138,14 @@ def decode_envelope(headers: Mapping[str, bytes], accepted: Sequence[type[Event]
     return Envelope(id_, source, kind, time, sequence, traceparent if is_traceparent(traceparent) else None)
 
 
+def numbered(headers: Mapping[str, bytes]) -> tuple[str, int]:
+    """By whom a record was numbered, and how; of one that says neither, also a tombstone, "" and 0. See Envelope."""
+    try:
+        return headers["ce_source"].decode(), _sequence(headers["ce_sequence"].decode())
+    except (KeyError, AttributeError, UnicodeDecodeError, UndecodableMessage):
+        return "", 0
+
+
 def _plain(name: str, text: str) -> str:
     """Text that a database can keep and index."""
     if len(text) > MAX_TEXT or "\0" in text:

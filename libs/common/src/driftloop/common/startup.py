@@ -25,6 +25,7 @@ from driftloop.common.kafka.config import Brokers
 from driftloop.common.kafka.consumer import ConsumerLoop
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.postgres.migrations import check_migrated
+from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import Pool, reachable
 from driftloop.common.settings import SettingsError
 from driftloop.common.topics import Namespace, Topic, dead_letter_topic
@@ -76,11 +77,12 @@ def wait_for_topics(
     return _wait("the broker", look, (KafkaException, TopicsError, TimeoutError), seconds)
 
 
-def consumer_checks(pool: Pool, producer: DeliveryProducer, consumer: ConsumerLoop) -> Checks:
+def consumer_checks(pool: Pool, producer: DeliveryProducer, consumer: ConsumerLoop, drainer: OutboxDrainer) -> Checks:
     """The readiness of a service that consumes, keeps and publishes."""
     return {
         "database": lambda: None if reachable(pool) else "the database does not answer",
         "consumer": consumer.state.problem,
+        "outbox": drainer.problem,
         "producer": lambda: None if producer.fatal is None else f"the producer failed: {producer.fatal}",
     }
 

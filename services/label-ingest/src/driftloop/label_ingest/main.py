@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from functools import partial
 
 from driftloop.common.access.guard import admit
 from driftloop.common.access.settings import build_access, build_rate_limit
@@ -10,6 +11,7 @@ from driftloop.common.contract import ContractError, load_contracts
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
+from driftloop.common.kafka.reader import last_records
 from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -56,7 +58,8 @@ def build(settings: Settings) -> Service:
     wait_for_schema(pool, SCHEMA)
     identities = wait_for_topics(brokers, namespace, TOPICS)
     producer = DeliveryProducer(producer_config(brokers, "driftloop-label-ingest", 10_000))
-    drainer = OutboxDrainer(pool, producer, namespace, NAME)
+    last = partial(last_records, brokers, "driftloop-label-ingest")
+    drainer = OutboxDrainer(pool, producer, namespace, NAME, last)
     key = None if settings.pseudonym_key is None else key_bytes(settings.pseudonym_key)
     terms = Terms({name: one.labels for name, one in contracts.items()}, key)
     intake = Intake(pool, terms, utc_now, drainer.wake)
@@ -81,7 +84,7 @@ def build(settings: Settings) -> Service:
     intake.meanwhile = consumer.work_ahead
     # The last, for it listens at once.
     mllp = build_mllp(settings, intake, terms.analytes)
-    ready = dict(consumer_checks(pool, producer, consumer))
+    ready = dict(consumer_checks(pool, producer, consumer, drainer))
     return Service(
         name=NAME,
         host=settings.host,

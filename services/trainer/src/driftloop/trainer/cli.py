@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,7 +20,7 @@ from driftloop.common.contract import Contract, ContractError, chosen, load_cont
 from driftloop.common.kafka.admin import TopicsError, Unreachable, check_reachable
 from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer
-from driftloop.common.kafka.reader import ReadTimeout
+from driftloop.common.kafka.reader import ReadTimeout, last_records
 from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.keys import KeyFileError
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -216,6 +217,15 @@ def rollback(
         typer.echo(f"{served.model_name}: version {served.champion} serves from revision {served.revision} on")
 
 
+@app.command()
+def republish(model: ModelOption = None, reason: ReasonOption = "") -> None:
+    """After the database was restored: have the predictors serve what it says shall serve."""
+    with _trainer() as trainer:
+        served = trainer.operations.republish(trainer.contract(model), BY, reason)
+        trainer.publish()
+        typer.echo(f"{served.model_name}: version {served.champion} serves from revision {served.revision} on")
+
+
 @dataclass(frozen=True)
 class _Trainer:
     """What the commands work with."""
@@ -249,7 +259,8 @@ class _Trainer:
                 if row is not None and row[0] == 0:
                     return
                 waited.wait(0.1)
-            _fail(f"the decision is kept, but was not published within {PUBLISH_SECONDS:g} s: is a broker reachable?")
+            why = self.drainer.problem() or "is a broker reachable?"
+            _fail(f"the decision is kept, but was not published within {PUBLISH_SECONDS:g} s: {why}")
         finally:
             stop.set()
             self.drainer.wake()
@@ -284,8 +295,10 @@ def _opened(settings: Settings) -> Iterator[_Trainer]:
     highest = highest_published(brokers, namespace, "driftloop-trainer-cli")
     producer = DeliveryProducer(producer_config(brokers, "driftloop-trainer-cli", 10_000))
     pool = open_pool(settings.database_url.value, namespace.schema("trainer"), "driftloop-trainer-cli", max_size=3)
+    last = partial(last_records, brokers, "driftloop-trainer-cli")
+    drainer = OutboxDrainer(pool, producer, namespace, "trainer", last)
     try:
-        yield _Trainer(settings, contracts, pool, highest, OutboxDrainer(pool, producer, namespace, "trainer"))
+        yield _Trainer(settings, contracts, pool, highest, drainer)
     finally:
         pool.close()
         producer.close(5)

@@ -13,7 +13,7 @@ from driftloop.common.postgres.pool import Pool
 from driftloop.trainer import deciding
 from driftloop.trainer.request_store import Request, RequestStore
 from driftloop.trainer.rollout_store import Rollout, RolloutStore
-from driftloop.trainer.serving import HighestRevision, crown
+from driftloop.trainer.serving import HighestRevision, crown, serve
 from driftloop.trainer.store import Model, Store
 
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
@@ -121,6 +121,31 @@ class Operations:
                 _check_served(store, contract, target)
                 _end(connection, request, rollout, said, now)
                 crown(connection, model, target, published, said, now, rolled_back=True)
+            served = _served(store, contract)
+        self.published()
+        return served
+
+    def republish(self, contract: Contract, by: str, reason: str) -> Served:
+        """Publish what the database says shall serve, where the topic holds later states. Raises Refused.
+
+        A database that was restored from a backup does not know what was decided since: its state, with an open
+        roll-out at its step, becomes the next one.
+        """
+        published = self.highest_revision(contract.name)
+        said = _said(f"published anew by {by}", reason)
+        with self.pool.connection() as connection:
+            now = self.clock()
+            store = Store(connection)
+            model = store.lock_model(contract.name, now)
+            champion = _champion(model)
+            if published <= model.revision:
+                raise Refused(
+                    f"model {contract.name!r}: the database knows revision {model.revision}, and the topic holds no "
+                    "later one: there is nothing to publish anew"
+                )
+            state = store.state(contract.name)
+            challenger, weight = (state.canary.version, state.canary.weight) if state.canary else (state.shadow, 0.0)
+            serve(connection, model, champion, published, said, now, challenger, weight)
             served = _served(store, contract)
         self.published()
         return served

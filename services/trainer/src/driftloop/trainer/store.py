@@ -166,6 +166,15 @@ class Store:
             [state.model_name, state.revision, Jsonb(msgspec.to_builtins(state)), state.decided_at],
         )
 
+    def state(self, name: str) -> ModelUpdated:
+        """What the model shall serve, as it was decided last. Raises LookupError."""
+        row = self._connection.execute(
+            "SELECT state FROM revisions WHERE model_name = %s ORDER BY revision DESC LIMIT 1", [name]
+        ).fetchone()
+        if row is None:
+            raise LookupError(f"model {name!r} has no version yet: make one with `trainer train`")
+        return msgspec.convert(row[0], ModelUpdated)
+
     # --- replicas
 
     def record_status(self, statuses: Sequence[ModelStatus]) -> None:

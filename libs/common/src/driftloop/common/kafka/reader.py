@@ -62,6 +62,20 @@ def bounds(brokers: Brokers | str, client_id: str, topic: str, timeout: float = 
         consumer.close()
 
 
+def last_records(brokers: Brokers | str, client_id: str, topic: str, timeout: float = 30.0) -> dict[int, Record]:
+    """The last record of each partition of `topic` that is not empty.
+
+    Raises ReadTimeout, and KafkaException also when the topic does not exist.
+    """
+    ends = bounds(brokers, client_id, topic, timeout)
+    ranges = {number: (high - 1, high) for number, (_low, high) in ends.items()}
+    return {
+        record.partition: record
+        for records in read_ranges(brokers, client_id, topic, ranges, timeout)
+        for record in records
+    }
+
+
 def offsets_since(
     brokers: Brokers | str,
     client_id: str,

@@ -19,6 +19,8 @@ from driftloop.common.topics import Namespace
 ENTRY_POINTS = "driftloop.migrations"
 # Any constant will do: it only has to be the same for everyone who migrates.
 LOCK = 0x44726966
+# What every schema has, in order.
+COMMON = ("common.sql", "common_restored.sql")
 
 
 class MigrationError(RuntimeError):
@@ -40,7 +42,9 @@ class Migration:
 
 def services() -> dict[str, tuple[Migration, ...]]:
     """The installed services that keep a schema, by import name, with their migrations in order."""
-    common = Migration("0000_common.sql", files("driftloop.common.postgres").joinpath("common.sql").read_text())
+    common = tuple(
+        Migration(f"0000_{name}", files("driftloop.common.postgres").joinpath(name).read_text()) for name in COMMON
+    )
     found = {}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         own = [
@@ -48,7 +52,7 @@ def services() -> dict[str, tuple[Migration, ...]]:
             for path in sorted(files(entry.value).iterdir(), key=lambda path: path.name)
             if path.name.endswith(".sql")
         ]
-        found[entry.name] = (common, *own)
+        found[entry.name] = (*common, *own)
     return found
 
 

@@ -9,7 +9,7 @@ revisions, not arrival.
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -20,8 +20,10 @@ from psycopg import Connection
 
 from driftloop.common import metrics
 from driftloop.common.clock import utc_now
-from driftloop.common.envelope import Envelope, Outgoing, encode_event
+from driftloop.common.envelope import Envelope, Outgoing, encode_event, numbered
 from driftloop.common.kafka.producer import DeliveryProducer, Fates, ProducerFull
+from driftloop.common.kafka.reader import ReadTimeout
+from driftloop.common.kafka.records import Record
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.topics import TOPICS, Namespace, partition_for
 from driftloop.common.tracing import created, current_traceparent
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 IDLE_SECONDS = 0.5
 RETRY_SECONDS = 1.0
+BEHIND_SECONDS = 10.0
 ACK_SECONDS = 15.0
 # The metric tells no more than this: counting a long backlog after every batch would cost more than draining it.
 COUNTED_ROWS = 10_000
@@ -47,6 +50,12 @@ ORDER BY place
 """
 
 Emit = Callable[[Iterable[Outgoing]], None]
+# The last record of each partition of a topic.
+LastRecords = Callable[[str], Mapping[int, Record]]
+
+
+class BehindTheLog(Exception):
+    """The log ends with events that this database does not know of: numbers would be given twice."""
 
 
 def emit(connection: Connection, events: Iterable[Outgoing], shard: int = 0) -> None:
@@ -83,26 +92,41 @@ class _Row:
     traceparent: str | None
     partition: int | None
     sequence: int | None
+    source: str | None
 
 
 class OutboxDrainer:
     """Publishes one shard. Only one process drains a shard at a time: it holds a session's advisory lock."""
 
     def __init__(
-        self, pool: Pool, producer: DeliveryProducer, namespace: Namespace, service: str, shard: int = 0
+        self,
+        pool: Pool,
+        producer: DeliveryProducer,
+        namespace: Namespace,
+        service: str,
+        last_records: LastRecords,
+        shard: int = 0,
     ) -> None:
         self._pool = pool
         self._producer = producer
+        self._last_records = last_records
         self._service = service
         self._shard = shard
         self._topics = {topic.name: namespace.topic(topic) for topic in TOPICS}
         self._partitions: dict[str, int] = {}
+        # Topics whose end was looked at since this process drains.
+        self._compared: set[str] = set()
+        self._behind: str | None = None
         self._wake = threading.Event()
         self.name = f"outbox-{shard}"
 
     def wake(self) -> None:
         """Say that a transaction with new rows has just committed."""
         self._wake.set()
+
+    def problem(self) -> str | None:
+        """Why nothing may be published, or None."""
+        return self._behind
 
     def run(self, stop: threading.Event) -> None:
         """Drain until told to stop; a database or broker that is away is waited for."""
@@ -115,8 +139,12 @@ class OutboxDrainer:
                 if not is_transient(error):
                     raise
                 logger.warning("the outbox waits for the database", extra={"error": type(error).__name__})
-            except KafkaException as error:
+            except (KafkaException, ReadTimeout) as error:
                 logger.warning("the outbox waits for the broker", extra={"error": str(error)})
+            except BehindTheLog as error:
+                self._behind = str(error)
+                logger.error("the outbox must not be published", extra={"error": self._behind})
+                stop.wait(BEHIND_SECONDS)
             # Another drains, or something is away.
             stop.wait(RETRY_SECONDS)
         self._show_nothing()
@@ -124,11 +152,13 @@ class OutboxDrainer:
     def _drain_if_ours(self, connection: Connection, stop: threading.Event) -> None:
         try:
             # If the connection dies the lock goes with it, and the next statement fails.
+            self._compared.clear()
             if self._owns_shard(connection):
                 source = self._source(connection)
                 while not stop.is_set():
                     self._drain(connection, source, stop)
             else:
+                self._behind = None
                 self._show_nothing()
         finally:
             # The pool keeps the session: a lock left on it would bar every other drainer.
@@ -145,7 +175,7 @@ class OutboxDrainer:
         return bool(row and row[0])
 
     def _drain(self, connection: Connection, source: str, stop: threading.Event) -> None:
-        rows = self._numbered(connection)
+        rows = self._numbered(connection, source)
         if not rows:
             self._wake.wait(IDLE_SECONDS)
             self._wake.clear()
@@ -167,17 +197,19 @@ class OutboxDrainer:
         assert row is not None
         return str(row[0])
 
-    def _numbered(self, connection: Connection) -> list[_Row]:
+    def _numbered(self, connection: Connection, source: str) -> list[_Row]:
         """The oldest rows, each with partition and sequence; these are committed before anything is sent."""
         rows = [
             _Row(*row)
             for row in connection.execute(
-                "SELECT id, topic, key, event_id, event_type, event_time, value, traceparent, partition, sequence "
-                "FROM outbox WHERE shard = %s ORDER BY id LIMIT %s",
+                "SELECT id, topic, key, event_id, event_type, event_time, value, traceparent, partition, sequence, "
+                "source FROM outbox WHERE shard = %s ORDER BY id LIMIT %s",
                 [self._shard, BATCH],
             ).fetchall()
         ]
         self._measure(connection, rows)
+        for topic in {row.topic for row in rows if row.sequence is None} - self._compared:
+            self._compare(connection, source, topic)
         numbered = self._number(connection, rows)
         connection.commit()
         return numbered
@@ -210,6 +242,28 @@ class OutboxDrainer:
             for row in rows
         ]
 
+    def _compare(self, connection: Connection, source: str, topic: str) -> None:
+        """Look whether the log goes on where this database ends, before the first number is given.
+
+        A number is committed before its event is sent. So an event of this shard that the database has not numbered
+        was sent after the backup from which it was restored. Raises BehindTheLog.
+        """
+        query = "SELECT partition, next FROM outbox_sequences WHERE shard = %s AND topic = %s"
+        given = dict(connection.execute(query, [self._shard, topic]).fetchall())
+        retired = {name for (name,) in connection.execute("SELECT source FROM outbox_retired").fetchall()}
+        for partition, record in self._last_records(self._topics[topic]).items():
+            name, number = numbered(record.headers)
+            ours = name.startswith(f"{self._service}/outbox-{self._shard}/") and name not in retired
+            if ours and (name != source or number >= given.get(partition, 0)):
+                raise BehindTheLog(
+                    f"topic {self._topics[topic]!r}, partition {partition}: the log ends with number {number} of "
+                    f"{name!r}, which this database has not given: it is older than the log, as one that was restored "
+                    "from a backup. Stop the services, restore it once more, and run `driftloop restored` before they "
+                    "start"
+                )
+        self._compared.add(topic)
+        self._behind = None
+
     def _count(self, topic: str) -> int:
         if topic not in self._partitions:
             self._partitions[topic] = self._producer.partitions(self._topics[topic])
@@ -239,7 +293,9 @@ class OutboxDrainer:
         """Send rows in order. Returns the ids of those that need not be sent again, and why the others must be."""
         fates, problem = Fates(), None
         for row in rows:
-            envelope = Envelope(row.event_id, source, row.event_type, row.event_time, row.sequence, row.traceparent)
+            envelope = Envelope(
+                row.event_id, row.source or source, row.event_type, row.event_time, row.sequence, row.traceparent
+            )
             try:
                 self._producer.produce(
                     self._topics[row.topic], row.partition or 0, row.key.encode(), row.value,
