@@ -1,5 +1,8 @@
 """Every metric, named once. Base units, `_total` for counters; never an identifier of a patient or a request."""
 
+from collections.abc import Sequence
+from itertools import product
+
 from prometheus_client import Counter, Gauge, Histogram
 
 BUILD_INFO = Gauge(
@@ -133,6 +136,14 @@ FEATURE_PSI = Gauge("driftloop_feature_psi", "PSI of the last window.", _FEATURE
 FEATURE_PSI_CRITICAL = Gauge(
     "driftloop_feature_psi_critical", "The PSI that unchanged data exceed in one window of twenty.", _FEATURE
 )
+FEATURE_BIN_SHARE = Gauge(
+    "driftloop_feature_bin_share",
+    "Share of the last window's rows in one of the bins that PSI has.",
+    [*_FEATURE, "bin"],
+)
+FEATURE_REFERENCE_SHARE = Gauge(
+    "driftloop_feature_reference_share", "Share of the reference's rows in the same bin.", [*_FEATURE, "bin"]
+)
 FEATURE_ROWS = Gauge("driftloop_feature_rows", "Rows of the last window that had a value.", _FEATURE)
 FEATURE_MISSING = Gauge("driftloop_feature_missing_rows", "Rows of the last window that had none.", _FEATURE)
 SIGNAL_SEVERITY = Gauge(
@@ -146,6 +157,11 @@ WATERMARK_LAG = Gauge(
 )
 ESTIMATED_PERFORMANCE = Gauge(
     "driftloop_estimated_performance", "Figures of the last window, estimated without labels.", [*_VERSION, "figure"]
+)
+HELDOUT_PERFORMANCE = Gauge(
+    "driftloop_heldout_performance",
+    "Figures of the version on the rows that its training never touched.",
+    [*_VERSION, "figure"],
 )
 REALISED_PERFORMANCE = Gauge(
     "driftloop_realised_performance", "Figures of the last window of labelled rows.", [*_VERSION, "figure"]
@@ -209,3 +225,12 @@ RETRAINING_STATE = Gauge(
     "How long the open request for a retraining has been in its state.",
     ["model_name", "state"],
 )
+
+
+def begin(counter: Counter | Histogram, *values: Sequence[str]) -> None:
+    """Show the series of every combination of these labels' values before their first event.
+
+    `increase` sees nothing of the event that a series appears with.
+    """
+    for labels in product(*values):
+        counter.labels(*labels)

@@ -1,6 +1,7 @@
 """The verdict's gauges: only the replica that evaluates shows them, and it takes them down when it stops."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -8,6 +9,7 @@ import msgspec
 from prometheus_client import Gauge
 
 from driftloop.common import metrics
+from driftloop.drift_monitor.domain.decline import heldout_figures
 from driftloop.drift_monitor.domain.evaluation import CONCEPT, DECLINE, QUALITY, FeatureResult, Watch, WindowResult
 from driftloop.drift_monitor.domain.labelled import LabelledResult
 from driftloop.drift_monitor.domain.severity import Severity
@@ -22,6 +24,8 @@ GAUGES: tuple[Gauge, ...] = (
     metrics.FEATURE_P,
     metrics.FEATURE_PSI,
     metrics.FEATURE_PSI_CRITICAL,
+    metrics.FEATURE_BIN_SHARE,
+    metrics.FEATURE_REFERENCE_SHARE,
     metrics.FEATURE_ROWS,
     metrics.FEATURE_MISSING,
     metrics.SIGNAL_SEVERITY,
@@ -29,6 +33,7 @@ GAUGES: tuple[Gauge, ...] = (
     metrics.WATERMARK_LAG,
     metrics.LATE_PREDICTIONS,
     metrics.ESTIMATED_PERFORMANCE,
+    metrics.HELDOUT_PERFORMANCE,
     metrics.REALISED_PERFORMANCE,
     metrics.LABEL_COVERAGE,
     metrics.INTERVAL_COVERAGE,
@@ -42,6 +47,8 @@ class Exporter:
     def __init__(self) -> None:
         # How many windows of each kind were closed when a version's were last shown.
         self._shown: dict[Version, tuple[int, int]] = {}
+        # The bins that are shown of each feature: the next window may have others, as rare categories come and go.
+        self._bins: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
 
     def keep(self, versions: Iterable[Version]) -> None:
         """Take all down where a version is shown that is not among these: it serves no more, and tells of no one."""
@@ -67,6 +74,7 @@ class Exporter:
             metrics.WATERMARK_LAG.labels(version[0]).set((now - watermark).total_seconds())
         closed = evaluation.windows, evaluation.performance_windows
         if self._shown.get(version) != closed:
+            _heldout(labels, watch)
             self._windows(store, version, labels)
             self._shown[version] = closed
 
@@ -74,9 +82,22 @@ class Exporter:
         window = store.last_window(version)
         if window is not None:
             _window(labels, window)
+            for one in _judged(window):
+                self._show_bins(labels, one)
         performance = store.last_performance(version)
         if performance is not None:
             _performance(labels, performance)
+
+    def _show_bins(self, labels: tuple[str, str], one: FeatureResult) -> None:
+        shares = _bin_shares(one)
+        shown = self._bins[*labels, one.name]
+        for gone in shown - shares.keys():
+            metrics.FEATURE_BIN_SHARE.remove(*labels, one.name, gone)
+            metrics.FEATURE_REFERENCE_SHARE.remove(*labels, one.name, gone)
+        for name, (reference, now) in shares.items():
+            metrics.FEATURE_REFERENCE_SHARE.labels(*labels, one.name, name).set(reference)
+            metrics.FEATURE_BIN_SHARE.labels(*labels, one.name, name).set(now)
+        self._bins[*labels, one.name] = set(shares)
 
     def parked(self, records: int) -> None:
         """Show how many records wait for a profile."""
@@ -85,6 +106,7 @@ class Exporter:
     def clear(self) -> None:
         """Take all down: another replica shows them, or nobody knows them now."""
         self._shown.clear()
+        self._bins.clear()
         for gauge in GAUGES:
             gauge.clear()
         # A gauge without labels cannot be taken down.
@@ -93,13 +115,34 @@ class Exporter:
 
 def _window(labels: tuple[str, str], window: WindowResult) -> None:
     metrics.WINDOW_ROWS.labels(*labels).set(window.n)
-    for one in (*window.features, msgspec.structs.replace(window.score, name="(score)")):
+    for one in _judged(window):
         _feature(labels, one)
     if window.estimated is not None:
         for name in ("accuracy", "precision", "recall", "f1", "roc_auc", "brier", "accuracy_low", "accuracy_high"):
             value = getattr(window.estimated, name)
             if value is not None:
                 metrics.ESTIMATED_PERFORMANCE.labels(*labels, name).set(value)
+
+
+def _judged(window: WindowResult) -> tuple[FeatureResult, ...]:
+    """What has a distribution: the features, and the score by a name that no feature can have."""
+    return *window.features, msgspec.structs.replace(window.score, name="(score)")
+
+
+def _bin_shares(one: FeatureResult) -> dict[str, tuple[float, float]]:
+    """The reference's and the window's share of each bin, by names that sort as the bins do: a chart knows no other."""
+    m, n = max(1, sum(was for _, was, _ in one.bins)), max(1, sum(now for _, _, now in one.bins))
+    return {
+        f"{place:02d} {f'≤ {bound:g}' if isinstance(bound, float) else bound}": (was / m, now / n)
+        for place, (bound, was, now) in enumerate(one.bins, 1)
+    }
+
+
+def _heldout(labels: tuple[str, str], watch: Watch) -> None:
+    if watch.profile.heldout is not None:
+        for name, value in heldout_figures(watch.profile.heldout, watch.contract.decision_threshold).items():
+            if value is not None:
+                metrics.HELDOUT_PERFORMANCE.labels(*labels, name).set(value)
 
 
 def _feature(labels: tuple[str, str], one: FeatureResult) -> None:

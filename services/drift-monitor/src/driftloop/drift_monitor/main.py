@@ -69,6 +69,7 @@ def build(settings: Settings) -> Service:
     last = partial(last_records, brokers, "driftloop-drift-monitor")
     drainer = OutboxDrainer(pool, producer, namespace, NAME, last)
     watches = handlers.cached_watches(contracts)
+    metrics.begin(metrics.BEYOND_RETENTION, list(contracts), list(handlers.KINDS.values()))
     predictions = namespace.topic(PREDICTIONS)
 
     fetch = TimedFetch(partial(fetch_bundle, public_keys=trusted))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import get_args
 
 from psycopg.errors import SerializationFailure
 
@@ -21,7 +22,7 @@ from driftloop.label_ingest.domain.labels import Change, Decision, Published, de
 from driftloop.label_ingest.domain.matching import ORDER, PREDICTION, SUBJECT, matched
 from driftloop.label_ingest.domain.results import Fate, Result, Version, take
 from driftloop.label_ingest.domain.retries import clashes
-from driftloop.label_ingest.reports import Answer
+from driftloop.label_ingest.reports import Answer, Status
 from driftloop.label_ingest.store import Join, Key, Known, Match, Saved, Store, StoredPrediction
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,12 @@ def look_again(store: Store, emit: Emit, now: datetime, policies: Policies, pred
     if changes:
         _emit(store, emit, changes, come, {}, now, joined)
     return joined
+
+
+def begin_counts(models: Iterable[str]) -> None:
+    """Show at 0 what is counted by a label, so that the first one is seen, too."""
+    metrics.begin(metrics.OUTCOMES, get_args(Status))
+    metrics.begin(metrics.LABEL_DELAY, list(models))
 
 
 def observe(joined: Joined) -> None:

@@ -25,6 +25,7 @@ from driftloop.common.tracing import start_tracing
 from driftloop.label_ingest.admission import needed
 from driftloop.label_ingest.api import create_app
 from driftloop.label_ingest.domain.outcomes import Terms
+from driftloop.label_ingest.handlers import begin_counts
 from driftloop.label_ingest.hl7.settings import build_mllp
 from driftloop.label_ingest.intake import Intake
 from driftloop.label_ingest.settings import Settings
@@ -62,6 +63,7 @@ def build(settings: Settings) -> Service:
     drainer = OutboxDrainer(pool, producer, namespace, NAME, last)
     key = None if settings.pseudonym_key is None else key_bytes(settings.pseudonym_key)
     terms = Terms({name: one.labels for name, one in contracts.items()}, key)
+    begin_counts(contracts)
     intake = Intake(pool, terms, utc_now, drainer.wake)
     upkeep = Upkeep(
         pool=pool,

@@ -15,6 +15,7 @@ from driftloop.common.envelope import UndecodableMessage, decode_envelope, decod
 from driftloop.common.events import ModelUpdated
 from driftloop.common.kafka.admin import TopicsError
 from driftloop.common.kafka.records import Record, record_of
+from driftloop.common.registry import DigestMismatch, SignatureInvalid
 from driftloop.common.topics import MODEL_UPDATES
 from driftloop.predictor.domain.revisions import Revisions
 from driftloop.predictor.handlers import Load, apply_newest
@@ -76,6 +77,8 @@ class ModelFollower:
 
     def run(self, stop: threading.Event) -> None:
         """Follow the topic until told to stop. Raises KafkaException after a fatal error of the client."""
+        # Those that wake somebody.
+        metrics.begin(metrics.MODEL_REFUSED, [self.replica.model], [SignatureInvalid.reason, DigestMismatch.reason])
         consumer = Consumer(self.config)
         try:
             partitions = self._begin(consumer, stop)

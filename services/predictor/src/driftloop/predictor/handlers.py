@@ -30,6 +30,9 @@ from driftloop.predictor.turns import Turns
 
 logger = logging.getLogger(__name__)
 
+# How a request can end.
+RESULTS = ("ok", "invalid", "unavailable", "failed")
+
 # How long a retry with the same Idempotency-Key may come; consumers remember its id as long.
 REPEATABLE = timedelta(hours=24)
 
@@ -256,6 +259,8 @@ def _swap(replica: Replica, revisions: Revisions, serving: Serving) -> None:
     replica.forget_refusals(serving.revision)
     metrics.MODEL_REVISION.labels(replica.model).set(serving.revision)
     metrics.MODEL_VERSION.labels(replica.model).set(replica.version)
+    metrics.begin(metrics.PREDICTIONS, [replica.model], [str(replica.version)], RESULTS)
+    metrics.begin(metrics.SHADOWS_FAILED, [replica.model], [str(version) for version in serving.models])
     logger.info("a revision serves", extra={"revision": serving.revision, "model_version": replica.version})
 
 

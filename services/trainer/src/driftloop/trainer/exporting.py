@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import get_args
 
 import psycopg
 from prometheus_client import Gauge
@@ -14,6 +15,7 @@ from prometheus_client import Gauge
 from driftloop.common import metrics
 from driftloop.common.clock import Clock
 from driftloop.common.postgres.pool import Pool, repeat
+from driftloop.trainer.training_files import FailureKind
 
 # What a request's history notes last may change nothing about its state.
 _STANDINGS = """
@@ -26,7 +28,7 @@ LEFT JOIN revisions s ON (s.model_name, s.revision) = (m.model_name, m.revision)
 LEFT JOIN requests r ON r.model_name = m.model_name AND r.closed_at IS NULL
 WHERE m.model_name = ANY(%s)
 """
-
+DECISIONS = ("promoted", "rejected", "rolled-back", "withdrawn")
 
 Shown = dict[tuple[Gauge, tuple[str, ...]], float]
 
@@ -44,6 +46,8 @@ class ExportWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Show it every so many seconds until told to stop; a database that is away is waited for."""
+        metrics.begin(metrics.RETRAININGS, self.models, DECISIONS)
+        metrics.begin(metrics.TRAININGS_FAILED, self.models, get_args(FailureKind))
         try:
             repeat(self.round, stop, self.every_seconds, self.name)
         finally:

@@ -32,6 +32,7 @@ class Access:
         self._tokens = tokens
         self._anybody = False
         self.workers = workers
+        metrics.begin(metrics.ACCESS_REFUSED, [one.reason for one in (MISSING, _UNREADABLE, *_FORBIDDEN.values())])
 
     @classmethod
     def off(cls) -> "Access":

@@ -37,7 +37,7 @@ from driftloop.common.kafka.batches import (
     traceparents,
     without_duplicates,
 )
-from driftloop.common.kafka.deadletter import DeadLetter, send_dead_letters
+from driftloop.common.kafka.deadletter import STAGES, DeadLetter, send_dead_letters
 from driftloop.common.kafka.lag import LagWatch
 from driftloop.common.kafka.producer import DeliveryProducer, ProducerFull
 from driftloop.common.kafka.records import Record
@@ -157,6 +157,7 @@ class ConsumerLoop:
         self._lag = LagWatch(admin, self.name, self._known, WATCH_SECONDS)
         self._consumer = Consumer(self._config | {"error_cb": self._on_error})
         metrics.CONSUMER_STOPPED.labels(self.name).set(0)
+        self._begin_counts()
         try:
             self._consumer.subscribe(
                 list(self._subscriptions),
@@ -259,6 +260,12 @@ class ConsumerLoop:
             self._consumer.pause(self._consumer.assignment())
             self._consumer.poll(POLL_SECONDS)
             self._show_lag()
+
+    def _begin_counts(self) -> None:
+        for counter in (metrics.CONSUMED, metrics.DUPLICATES, metrics.CONSUMER_FENCED):
+            metrics.begin(counter, list(self._known))
+        metrics.begin(metrics.DEAD_LETTERS, list(self._known), STAGES)
+        metrics.begin(metrics.CONSUMER_RETRIES, [self.name])
 
     def _show_lag(self) -> None:
         self._lag.look({place: held.position for place, held in self._assignment.held.items()})

@@ -13,6 +13,8 @@ from driftloop.common.topics import DLQ_SUFFIX
 # Kafka Connect's names, so that the tools that know them read ours.
 HEADER_PREFIX = "__connect.errors."
 ACK_SECONDS = 15.0
+# What can fail: reading headers, value or schema, and the handler or the database that takes it.
+STAGES = ("headers", "value", "schema", "handler", "database")
 
 
 @dataclass(frozen=True)

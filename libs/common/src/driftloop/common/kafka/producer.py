@@ -217,6 +217,7 @@ class DeliveryProducer:
     def _tell(self) -> None:
         """Count what fates were told, and wake the caller."""
         for (topic, well), count in self._fates.items():
+            metrics.begin(metrics.PRODUCE_FAILED, [topic])
             (metrics.PRODUCED if well else metrics.PRODUCE_FAILED).labels(topic).inc(count)
         self._fates.clear()
         if self._on_batch is not None:

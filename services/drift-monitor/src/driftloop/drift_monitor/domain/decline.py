@@ -69,6 +69,12 @@ def decline(
     )
 
 
+def heldout_figures(heldout: ScoredRows, threshold: float) -> dict[str, float | None]:
+    """Accuracy, precision and recall on the held-out rows; None where there is no such row."""
+    then = decline(heldout, threshold, np.zeros((2, 2), np.int64))
+    return {one.name: one.heldout for one in (then.accuracy, then.precision, then.recall)}
+
+
 def _confusion(heldout: ScoredRows, threshold: float) -> Counts:
     """The held-out rows by answer and label, int64 [2, 2]; a score of `threshold` or more answers 1."""
     counts = np.array([heldout.negatives, heldout.positives], dtype=np.int64)
