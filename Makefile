@@ -10,7 +10,7 @@ WORKERS ?= 2
 ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-integrations bench demo up down status clean
+.PHONY: help setup check format dashboards test test-integrations bench demo up down status clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: $(READY) ## ruff, mypy --strict, import contracts
 format: $(READY) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dashboards: $(READY) ## write Grafana's dashboards anew from deploy/grafana
+	$(BIN)/python -m deploy.grafana.dashboards
 
 # A worker that crashed ends the run: in its place xdist would wait for ever for what the dead one had been given.
 test: setup ## unit, contract, integration and end-to-end, on a real Kafka and a real PostgreSQL

@@ -13,7 +13,10 @@ from tests.support.paths import ROOT
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULE_FILES = sorted((PROMETHEUS / "rules").glob("*.yaml"))
 # Prometheus's own, and those that a process or its parent tells of itself.
-OTHERS = {"up", "driftloop_ready", "driftloop_worker_up", "driftloop_worker_restarts_total"}
+OTHERS = {
+    *("up", "driftloop_ready", "driftloop_worker_up", "driftloop_worker_restarts_total"),
+    *("process_cpu_seconds_total", "process_resident_memory_bytes"),
+}
 _NAME = re.compile(r"(?<![\w:])(?:\w+:)?driftloop_\w+(?::\w+)*|\bup(?=[{ ])|\bprocess_\w+")
 _SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
