@@ -4,11 +4,15 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
+import ecs_logging
 import psycopg
 import pytest
 
-from driftloop.common.logs import REQUEST_ID, JsonFormatter, Sparing
+from driftloop.common.logs import REQUEST_ID, EcsFormatter, JsonFormatter, Sparing
+from driftloop.common.tracing import span
+from tests.support.collector import recording
 
 PATIENT = "Mrs Example"
 
@@ -152,3 +156,79 @@ def test_other_kinds_of_message_pass_meanwhile() -> None:
     assert sparing.filter(record("%s [%s] %s", args=("FAIL", "producer-2", "broker 1")))
     assert sparing.filter(record("%s [%s] %s", args=("GETPID", "producer-1", "broker 1")))
     assert sparing.filter(record("%s [%s] %s", logging.CRITICAL, args=("FAIL", "producer-1", "broker 1")))
+
+
+# --- the Elastic Common Schema
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    """Fields by their whole names, as Elasticsearch reads them."""
+    found: dict[str, object] = {}
+    for name, value in fields.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+@pytest.fixture
+def common_schema() -> Iterator[io.StringIO]:
+    """What the logger of these tests has written by the names of the Elastic Common Schema."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(EcsFormatter("predictor"))
+    logger.addHandler(handler)
+    yield stream
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[io.StringIO, io.StringIO]]:
+    """What our formatter and Elastic's own have written of the same records."""
+    streams = io.StringIO(), io.StringIO()
+    for stream, formatter in zip(streams, (EcsFormatter("predictor"), ecs_logging.StdlibFormatter()), strict=True):
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    yield streams
+    logger.handlers.clear()
+
+
+def test_the_common_schema_s_fields_are_those_of_elastic_s_own_library(both: tuple[io.StringIO, io.StringIO]) -> None:
+    try:
+        raise ValueError("too large")
+    except ValueError:
+        logger.exception("it failed: %d", 7)
+    ours, theirs = (flat(json.loads(stream.getvalue())) for stream in both)
+    # Their process.thread.id and process.name say what pid and thread's name say; log.original is the message again.
+    left_out = {"log.original", "process.thread.id", "process.name"}
+    own = {"service.name", "service.version", "service.node.name", "event.dataset"}
+    assert set(ours) == set(theirs) - left_out | own
+    assert "ValueError: too large" in str(ours.pop("error.stack_trace"))
+    assert theirs.pop("error.stack_trace")
+    assert {name: ours[name] for name in set(theirs) & set(ours)} == {
+        name: value for name, value in theirs.items() if name not in left_out
+    }
+    first = both[0].getvalue()
+    assert list(json.loads(first))[:3] == ["@timestamp", "log.level", "message"]
+
+
+def test_the_common_schema_says_where_a_line_belongs(common_schema: io.StringIO) -> None:
+    with recording(), span("work", "internal", TRACEPARENT, {}):
+        token = REQUEST_ID.set("order-17")
+        logger.warning("inside", extra={"rows": 7, "message_id": "m"})
+        REQUEST_ID.reset(token)
+    (line,) = lines(common_schema)
+    assert line["trace.id"] == TRACEPARENT[3:35]
+    assert len(str(line["span.id"])) == 16
+    assert (line["http.request.id"], line["driftloop.rows"], line["driftloop.message_id"]) == ("order-17", 7, "m")
+    assert (line["service.name"], line["event.dataset"]) == ("predictor", "predictor.log")
+
+
+def test_the_common_schema_quotes_no_database_either(common_schema: io.StringIO) -> None:
+    error = psycopg.errors.UniqueViolation(f"Key (name)=({PATIENT}) already exists.")
+    logger.error("refused", exc_info=error)
+    (line,) = lines(common_schema)
+    assert PATIENT not in json.dumps(line)
+    assert (line["error.type"], line["error.message"]) == ("UniqueViolation", "SQLSTATE 23505")

@@ -29,6 +29,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from driftloop.common import metrics
 from driftloop.common.http import Checks, management_app
+from driftloop.common.sentry import stop_sentry
 from driftloop.common.tracing import stop_tracing
 from driftloop.common.tracing.asgi import traced
 
@@ -125,6 +126,7 @@ def run_service(service: Service, inherited: Inherited | None = None) -> NoRetur
             if thread.is_alive():
                 logger.error("a request is left behind", extra={"worker": thread.name})
     stop_tracing()
+    stop_sentry()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)

@@ -28,6 +28,7 @@ from driftloop.common.process import Service, run_service
 from driftloop.common.profile import ReferenceProfile
 from driftloop.common.registry import ArtifactError, ArtifactMissing, StoreUnavailable, fetch_bundle
 from driftloop.common.registry.timed import TimedFetch
+from driftloop.common.sentry import start_sentry
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, TOPICS, Namespace
@@ -50,7 +51,8 @@ def main() -> None:
     answer_help("driftloop-drift-monitor", "Keeps drift statistics over the inference log.", Settings)
     try:
         settings = read_settings(Settings)
-        configure_logging(NAME, settings.log_level)
+        configure_logging(NAME, settings)
+        start_sentry(NAME)
         start_tracing(NAME)
         service = build(settings)
     except (SettingsError, ContractError, keys.KeyFileError) as error:

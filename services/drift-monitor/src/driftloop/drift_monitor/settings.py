@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import msgspec
-
 from driftloop.common.kafka.settings import KafkaSettings
+from driftloop.common.logs import LogSettings
 from driftloop.common.settings import Secret
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(LogSettings, frozen=True, kw_only=True):
     """What the drift monitor is told from outside. See the README for each variable."""
 
     kafka: KafkaSettings
@@ -35,4 +34,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hour_panes_after_hours: float = 48.0
     day_panes_after_days: float = 30.0
     keep_days: float = 400.0
-    log_level: str = "INFO"

@@ -18,6 +18,7 @@ from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import open_pool
 from driftloop.common.process import Service, run_service
 from driftloop.common.pseudonyms import key_bytes
+from driftloop.common.sentry import start_sentry
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import OUTCOMES, PREDICTIONS, TOPICS, Namespace
@@ -41,7 +42,8 @@ def main() -> None:
     answer_help("driftloop-label-ingest", "Joins outcomes to the predictions that they prove.", Settings)
     try:
         settings = read_settings(Settings)
-        configure_logging(NAME, settings.log_level)
+        configure_logging(NAME, settings)
+        start_sentry(NAME)
         start_tracing(NAME)
         service = build(settings)
     except (SettingsError, ContractError) as error:

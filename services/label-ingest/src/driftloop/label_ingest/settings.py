@@ -32,4 +32,3 @@ class Settings(MllpSettings, frozen=True, kw_only=True):
     max_upload_bytes: int = 268_435_456
     # And have so many lines below the columns' names, empty ones among them: they are the work that it makes.
     max_upload_lines: Annotated[int, Meta(ge=1)] = 1_000_000
-    log_level: str = "INFO"

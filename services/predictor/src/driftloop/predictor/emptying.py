@@ -36,7 +36,7 @@ def main() -> None:
     answer_help(COMMAND, "Brings the spools below DRIFTLOOP_SPOOL into the log, and deletes them.", ReplaySettings)
     try:
         settings = read_settings(ReplaySettings)
-        configure_logging(NAME, settings.log_level)
+        configure_logging(NAME, settings)
         problems = empty(settings, brokers_of(settings.kafka), lambda text: print(text, flush=True))  # noqa: T201
     except (SettingsError, Unreachable) as error:
         sys.exit(f"{COMMAND}: {error}")

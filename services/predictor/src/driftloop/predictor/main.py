@@ -26,6 +26,7 @@ from driftloop.common.pseudonyms import derived_key, key_bytes
 from driftloop.common.registry import fetch_bundle
 from driftloop.common.registry.timed import Fetch, TimedFetch
 from driftloop.common.rows import RowValidator
+from driftloop.common.sentry import start_sentry
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.supervisor import Workers, run_workers
 from driftloop.common.topics import MODEL_STATUS, MODEL_UPDATES, PREDICTIONS, Namespace
@@ -100,7 +101,8 @@ def run_worker(number: int, inherited: Inherited) -> None:
 
 def _settings() -> Settings:
     settings = read_settings(Settings)
-    configure_logging(NAME, settings.log_level)
+    configure_logging(NAME, settings)
+    start_sentry(NAME)
     return settings
 
 

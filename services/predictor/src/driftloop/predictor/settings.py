@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from driftloop.common.access.settings import AccessSettings
 from driftloop.common.kafka.settings import KafkaSettings
+from driftloop.common.logs import LogSettings
 from driftloop.common.settings import Secret
 
 
@@ -40,13 +40,11 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     max_in_flight: Annotated[int, Meta(ge=1)] = 5_000
     # How often the replica says what it serves, when nothing has changed.
     status_seconds: Annotated[float, Meta(gt=0)] = 30.0
-    log_level: str = "INFO"
 
 
-class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
+class ReplaySettings(LogSettings, frozen=True, kw_only=True):
     """What the command is told that empties the spool of a predictor that is gone."""
 
     kafka: KafkaSettings
     spool: Path
     spool_max_bytes: Annotated[int, Meta(ge=1_048_576)] = 256 * 1024 * 1024
-    log_level: str = "INFO"

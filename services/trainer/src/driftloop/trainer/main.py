@@ -25,6 +25,7 @@ from driftloop.common.postgres.outbox import OutboxDrainer
 from driftloop.common.postgres.pool import Pool, open_pool
 from driftloop.common.process import Service, Worker, run_service
 from driftloop.common.registry import delete_version, version_uri
+from driftloop.common.sentry import start_sentry
 from driftloop.common.settings import SettingsError, read_settings
 from driftloop.common.startup import answer_help, consumer_checks, wait_for_schema, wait_for_topics
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_STATUS, TOPICS, Namespace
@@ -59,7 +60,8 @@ def main() -> None:
     answer_help("driftloop-trainer", "Retrains on CRITICAL drift and promotes only what is proven better.", Settings)
     try:
         settings = read_settings(Settings)
-        configure_logging(NAME, settings.log_level)
+        configure_logging(NAME, settings)
+        start_sentry(NAME)
         start_tracing(NAME)
         service = build(settings)
     except (SettingsError, ContractError, KeyFileError) as error:

@@ -49,4 +49,3 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     jobs: Annotated[int, Meta(ge=1, le=1024)] | None = None
     dask_scheduler: str | None = None
     ray_address: str | None = None
-    log_level: str = "INFO"

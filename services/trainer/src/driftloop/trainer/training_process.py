@@ -11,8 +11,9 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from driftloop.common.logs import configure_logging
-from driftloop.common.settings import SettingsError
+from driftloop.common.logs import LogSettings, configure_logging
+from driftloop.common.sentry import start_sentry
+from driftloop.common.settings import SettingsError, read_settings
 from driftloop.trainer.backends import parallel
 from driftloop.trainer.bundling import bundle
 from driftloop.trainer.domain.challenger import challenge
@@ -26,7 +27,8 @@ ORPHANED = 3
 
 def main() -> None:
     """Do the task in the folder that the first line of standard input names."""
-    configure_logging("trainer", os.environ.get("DRIFTLOOP_LOG_LEVEL", "INFO"))
+    configure_logging("trainer", read_settings(LogSettings))
+    start_sentry("trainer")
     named = sys.stdin.buffer.readline().removesuffix(b"\n")
     if not named:
         # The trainer ended before it had a task.

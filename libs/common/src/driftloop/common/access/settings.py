@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from driftloop.common.access.checking import Access
@@ -13,13 +12,14 @@ from driftloop.common.access.jwt import ALGORITHMS, Algorithm, Rules, Tokens
 from driftloop.common.access.keyfile import ApiKeyFileError
 from driftloop.common.access.keyring import KeyRing
 from driftloop.common.access.rate import RateLimit
+from driftloop.common.logs import LogSettings
 from driftloop.common.settings import SettingsError, variable
 
 logger = logging.getLogger(__name__)
 
 
-class AccessSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may call a service, and how often. A service's settings inherit these."""
+class AccessSettings(LogSettings, frozen=True, kw_only=True):
+    """Who may call a service, and how often; and its log. A service's settings inherit these."""
 
     # Only `off`, said so, lets anybody in.
     access: Literal["on", "off"] = "on"

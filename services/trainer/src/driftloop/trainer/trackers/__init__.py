@@ -113,7 +113,10 @@ def _prepared(name: str, variable: str, environ: MutableMapping[str, str]) -> bo
     """Whether the package is there. Sets its defaults now: later, other threads may read the environment."""
     if find_spec(name) is None:
         logger.warning(
-            f"{variable} is set, but {name} is not installed: install driftloop-trainer[{name}], or unset it",
+            "%s is set, but %s is not installed: install driftloop-trainer[%s], or unset it",
+            variable,
+            name,
+            name,
             extra={"tracker": name},
         )
         return False
