@@ -9,7 +9,7 @@ import typer
 import yaml
 from confluent_kafka import KafkaException
 
-from driftloop.cli import api_keys
+from driftloop.cli import api_keys, contracts
 from driftloop.cli.output import fail
 from driftloop.common import keys
 from driftloop.common.asyncapi import document as asyncapi_document
@@ -37,6 +37,7 @@ app = typer.Typer(
 keys_app = typer.Typer(help="Signing keys of model artifacts.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(api_keys.app, name="api-keys")
+app.add_typer(contracts.app, name="contract")
 
 NamespaceOption = Annotated[
     str, typer.Option(envvar="DRIFTLOOP_NAMESPACE", help="Prefix of topics, groups, schemas and roles.")
