@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +24,8 @@ from tests.support.waiting import wait_until
 # No part of it is in any program.
 PATIENT = "Zwölfmillionenschwester"
 NUMBER = "777123456"
+# What a process may take to end beside, on a busy machine.
+PATIENCE = 3.0
 
 Start = Callable[[Sentry], tuple[ServiceProcess, str]]
 
@@ -53,6 +57,11 @@ def stumble(url: str) -> None:
         f"{url}/patients?name={PATIENT}", json={"name": f"{PATIENT} {NUMBER}"}, headers={"x-patient": NUMBER}
     )
     assert answer.status_code == 500
+
+
+def log_of(process: ServiceProcess) -> list[dict[str, Any]]:
+    """The lines of a service's log."""
+    return [json.loads(line) for line in process.log_path.read_text().splitlines()]
 
 
 def types(event: dict[str, object]) -> list[str]:
@@ -95,7 +104,7 @@ def test_a_service_s_whole_log_is_in_the_common_schema_uvicorn_s_lines_among_it(
         process, url = start(sentry)
         stumble(url)
         process.terminate()
-    lines = [json.loads(line) for line in process.log_path.read_text().splitlines()]
+    lines = log_of(process)
     for line in lines:
         assert list(line)[:3] == ["@timestamp", "log.level", "message"]
         assert line["service.name"] == "failing"
@@ -106,17 +115,18 @@ def test_a_service_s_whole_log_is_in_the_common_schema_uvicorn_s_lines_among_it(
 def test_a_sentry_that_never_answers_slows_no_answer_and_the_end_by_two_seconds_at_most(start: Start) -> None:
     with receiving(answers=False) as sentry:
         process, url = start(sentry)
-        # Each is another error in the eyes of the service's log, and one in those of Sentry.
         begun = time.monotonic()
         for _ in range(20):
             stumble(url)
-        assert time.monotonic() - begun < 5
+        # The SDK itself waits 30 seconds for an answer.
+        assert time.monotonic() - begun < 20
         wait_until(lambda: sentry.envelopes, "the error is on its way")
-        begun = time.monotonic()
         assert process.terminate() == 0
-        with_sentry = time.monotonic() - begun
+        ended = datetime.now(UTC)
+    # 20 errors at one place are news once.
     assert len(sentry.envelopes) == 1
-    assert with_sentry < 2 + 1.5
+    (stopped,) = [line for line in log_of(process) if line["message"] == "stopped"]
+    assert (ended - datetime.fromisoformat(stopped["@timestamp"])).total_seconds() < 2 + PATIENCE
 
 
 def test_an_error_before_the_service_runs_arrives_too() -> None:
