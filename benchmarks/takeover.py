@@ -35,7 +35,7 @@ from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer
 from driftloop.common.kafka.publisher import Publisher
 from driftloop.common.rows import read_baseline, validator
-from driftloop.common.topics import DRIFT_EVENTS, OUTCOMES
+from driftloop.common.topics import DRIFT_EVENTS
 from driftloop.demo.installation import Installation, prepare
 from driftloop.demo.observer import Observer, wait_for
 from driftloop.demo.populations import BaselineLike, Case, older
@@ -101,7 +101,7 @@ def _run(folder: Path, stack: Stack, contract_file: Path, seed: int) -> Takeover
     installation = prepare(folder, stack, [contract_file], namespace=f"b{secrets.token_hex(4)}", predictors=PREDICTORS)
     contract = load_contract(contract_file)
     names = ["label-ingest", "trainer", *installation.predictors]
-    observer = Observer(installation, contract.name)
+    observer = Observer(installation.doors, contract.name)
     try:
         with ProcessGroup([installation.process(name) for name in names]), _traffic(installation) as traffic:
             since = _meet(traffic, observer, _cases(contract, seed))
@@ -130,13 +130,7 @@ def _cases(contract: Contract, seed: int) -> list[Case]:
 
 @contextmanager
 def _traffic(installation: Installation) -> Iterator[Traffic]:
-    traffic = Traffic(
-        [installation.ports[one].url for one in installation.predictors],
-        installation.client_key.read_text(),
-        installation.ports["label-ingest"].url,
-        installation.stack.bootstrap_servers,
-        installation.namespace.topic(OUTCOMES),
-    )
+    traffic = Traffic.to(installation.doors)
     try:
         yield traffic
     finally:

@@ -74,7 +74,7 @@ def wait_until_counted(observer: Observer, answered: int) -> None:
 @pytest.mark.slow("a second model must drift, be labelled and be learnt while the first is served")
 def test_one_model_drifts_and_is_replaced_while_the_other_stays(house: House, tmp_path: Path) -> None:
     with two_models(house, tmp_path) as installation:
-        diabetes, loan = (Observer(installation, name) for name in ("diabetes", "loan"))
+        diabetes, loan = (Observer(installation.doors, name) for name in ("diabetes", "loan"))
         patients = traffic_to(installation, "predictor-1")
         borrowers = traffic_to(installation, "predictor-loan-1")
         rng = np.random.default_rng(2)

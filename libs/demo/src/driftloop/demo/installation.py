@@ -21,6 +21,7 @@ from driftloop.common.kafka.admin import admin_client, create_topics
 from driftloop.common.postgres import migrations
 from driftloop.common.settings import Secret
 from driftloop.common.topics import Namespace, all_topics
+from driftloop.demo.doors import Doors
 from driftloop.devstack import Stack
 from driftloop.devstack.processes import ServiceProcess, free_ports
 
@@ -74,6 +75,21 @@ class Installation:
     def client_key(self) -> Path:
         """The file with the API key of a client on this machine, who may do everything."""
         return self.folder / "secrets" / CLIENT_KEY
+
+    @property
+    def doors(self) -> Doors:
+        """Where others come in; on this machine one key opens all. Raises OSError."""
+        key = Secret(self.client_key.read_text())
+        return Doors(
+            predictors={name: self.ports[name].url for name in self.predictors},
+            label_ingest=self.ports["label-ingest"].url,
+            drift_monitor=self.ports["drift-monitor"].url,
+            trainer=self.ports["trainer"].url,
+            bootstrap_servers=self.stack.bootstrap_servers,
+            namespace=self.namespace,
+            client_key=key,
+            operator_key=key,
+        )
 
     def environment(self, name: str) -> dict[str, str]:
         """The environment of one process: what the settings of its service ask for."""

@@ -5,7 +5,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,11 +16,13 @@ from driftloop.common.events import DriftDetected, Event, ModelUpdated, Predicti
 from driftloop.common.kafka.reader import read_to_end
 from driftloop.common.kafka.records import Record
 from driftloop.common.topics import DRIFT_EVENTS, LABELED_PREDICTIONS, MODEL_UPDATES, PREDICTIONS, TOPICS, Topic
-from driftloop.demo.installation import Installation
-from driftloop.demo.observer import DemoFailed, Observer, wait_for
+from driftloop.demo.doors import Doors
+from driftloop.demo.observer import PATIENCE_SECONDS, DemoFailed, Observer, wait_for
 from driftloop.demo.populations import Case
 from driftloop.demo.traffic import Answer, Traffic
-from driftloop.devstack.processes import ProcessGroup, ServiceProcess
+
+if TYPE_CHECKING:
+    from driftloop.devstack.processes import ServiceProcess
 
 CHUNK = 50
 
@@ -29,19 +32,21 @@ class Loop:
     """A running installation of one model, and those who use it.
 
     `rate` patients come a second: more would leave nothing of a small machine to those who look after them. The
-    laboratory's answers come `lab_delay` patients later. `kill` names a process that is killed with -9 where the
-    scenario says that it hurts most, and started again.
+    laboratory's answers come `lab_delay` patients later. `kill` is a process that is killed with -9 where the
+    scenario says that it hurts most, and started again. `trusted_keys` has the public keys of who signs models, if
+    artifacts are to be read.
     """
 
-    installation: Installation
+    doors: Doors
+    contract_file: Path
     contract: Contract
-    group: ProcessGroup
     traffic: Traffic
     observer: Observer
     console: Console
     rate: float = 250.0
     lab_delay: int = 0
-    kill: str | None = None
+    kill: "ServiceProcess | None" = None
+    trusted_keys: Path | None = None
     started: float = field(default_factory=time.monotonic)
     _at_the_lab: deque[Answer] = field(default_factory=deque)
 
@@ -78,10 +83,9 @@ class Loop:
 
         It happens while the next patients are being answered.
         """
-        if self.kill is None:
+        process, self.kill = self.kill, None
+        if process is None:
             return
-        process = self._process(self.kill)
-        self.kill = None
 
         def kill() -> None:
             process.kill()
@@ -109,13 +113,14 @@ class Loop:
             found = self.observer.version(version)
             return found if found is not None and found["windows_closed"] >= number else None
 
-        return wait_for(f"window {number} of version {version}", closed)
+        patience = max(PATIENCE_SECONDS, 4 * self.contract.drift.pane_seconds)
+        return wait_for(f"window {number} of version {version}", closed, patience)
 
     # --- reading the log
 
     def records(self, *topics: Topic) -> list[Record]:
         """All records that topics hold; of every topic, if none is named."""
-        servers, namespace = self.installation.stack.bootstrap_servers, self.installation.namespace
+        servers, namespace = self.doors.bootstrap_servers, self.doors.namespace
         return [
             record
             for topic in topics or TOPICS
@@ -170,12 +175,6 @@ class Loop:
         except DemoFailed as failed:
             raise DemoFailed(f"{'; '.join(disagreements(last, self.traffic.counts.answered))} ({failed})") from failed
         return last
-
-    def _process(self, name: str) -> ServiceProcess:
-        for process in self.group.processes:
-            if process.name == name:
-                return process
-        raise DemoFailed(f"there is no process {name!r} to kill, only {[one.name for one in self.group.processes]}")
 
     def _report(self, count: int) -> None:
         if count > 0:

@@ -1,13 +1,14 @@
 """Looks into the services through the APIs that everyone else has."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
 import httpx
 
-from driftloop.demo.installation import Installation
+from driftloop.common.settings import Secret
+from driftloop.demo.doors import Doors
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 60.0
@@ -21,10 +22,10 @@ class DemoFailed(RuntimeError):
 class Observer:
     """One model's state, as monitor, trainer and label-ingest tell it. A service that is away is waited for."""
 
-    def __init__(self, installation: Installation, model: str) -> None:
-        self._installation = installation
+    def __init__(self, doors: Doors, model: str) -> None:
+        self._doors = doors
         self._model = model
-        self._client = httpx.Client(timeout=20, headers={"x-api-key": installation.client_key.read_text()})
+        self._client = httpx.Client(timeout=20)
 
     def close(self) -> None:
         """End the connections."""
@@ -32,7 +33,7 @@ class Observer:
 
     def report(self) -> dict[str, Any]:
         """The drift monitor's report."""
-        return self._get("drift-monitor", "/v1/report", {"model": self._model, "windows": "1000"})
+        return self._get(f"{self._doors.drift_monitor}/v1/report", self._doors.operator_key, windows="1000")
 
     def version(self, number: int) -> dict[str, Any] | None:
         """What the monitor says of one version, None before it has met it."""
@@ -40,11 +41,11 @@ class Observer:
 
     def training(self) -> dict[str, Any]:
         """The trainer's versions, requests and replicas."""
-        return self._get("trainer", f"/v1/models/{self._model}", {})
+        return self._get(f"{self._doors.trainer}/v1/models/{self._model}", self._doors.operator_key)
 
     def labels(self) -> dict[str, Any]:
         """label-ingest's counts."""
-        return self._get("label-ingest", "/v1/summary", {"model": self._model})
+        return self._get(f"{self._doors.label_ingest}/v1/summary", self._doors.client_key)
 
     def counted(self) -> tuple[int, int]:
         """How many predictions and how many labels the monitor has counted, over all versions."""
@@ -59,12 +60,10 @@ class Observer:
             if one["model_version"] == version
         }
 
-    def _get(self, service: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
-        url = self._installation.ports[service].url + path
-
+    def _get(self, url: str, key: Secret, **query: str) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             try:
-                response = self._client.get(url, params=dict(query))
+                response = self._client.get(url, params=query, headers={"x-api-key": key.value})
             except httpx.TransportError:
                 return None
             if response.status_code >= 500:
@@ -72,7 +71,7 @@ class Observer:
             found: dict[str, Any] = response.raise_for_status().json()
             return found
 
-        return wait_for(f"an answer of {service} at {url}", look)
+        return wait_for(f"an answer at {url}", look)
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) -> T:

@@ -22,6 +22,8 @@ YOUNG = 30
 LATER = 42
 GLUCOSE_LIMIT = 160
 LABEL_NOISE = 0.01
+# What older patients are drawn with.
+OLDER_FEATURES = frozenset({"Pregnancies", "Glucose", "BloodPressure", "BMI", "Age"})
 
 
 class Case(NamedTuple):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from driftloop import devstack
 from driftloop.common.contract import load_contract
-from driftloop.common.topics import OUTCOMES, Namespace
+from driftloop.common.topics import Namespace
 from driftloop.demo import report
 from driftloop.demo.installation import prepare, remove
 from driftloop.demo.loop import Loop, progress_line
@@ -22,7 +22,7 @@ from driftloop.demo.observer import DemoFailed, Observer
 from driftloop.demo.scenarios import SCENARIOS, Scenario, shipped_contract
 from driftloop.demo.traffic import Traffic
 from driftloop.devstack import Stack, running
-from driftloop.devstack.processes import ProcessGroup
+from driftloop.devstack.processes import ProcessGroup, ServiceProcess
 
 
 def run(name: str, folder: Path, seed: int, console: Console, kill: str | None = None) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def _play(
     started: float,
 ) -> dict[str, Any]:
     contract = scenario.prepare(shipped_contract("diabetes"), folder / "contract")
-    with _loop(contract, folder, stack, namespace, console, started) as loop:
-        loop.rate, loop.lab_delay, loop.kill = scenario.rate, scenario.lab_delay, kill
+    with _loop(contract, folder, stack, namespace, console, started, kill) as loop:
+        loop.rate, loop.lab_delay = scenario.rate, scenario.lab_delay
         findings = scenario.play(loop, np.random.default_rng(seed))
         events = loop.settle()
         found = report.build(name, seed, loop, findings, events)
@@ -104,7 +104,7 @@ def _play(
 
 @contextmanager
 def _loop(
-    contract: Path, folder: Path, stack: Stack, namespace: Namespace, console: Console, started: float
+    contract: Path, folder: Path, stack: Stack, namespace: Namespace, console: Console, started: float, kill: str | None
 ) -> Iterator[Loop]:
     """The installation with every service ready, and its users; all stopped at the end."""
 
@@ -113,20 +113,32 @@ def _loop(
 
     installation = prepare(folder / "installation", stack, [contract], namespace=namespace.prefix, say=say)
     model = load_contract(contract)
-    observer = Observer(installation, model.name)
-    traffic = Traffic(
-        [installation.ports[one].url for one in installation.predictors],
-        installation.client_key.read_text(),
-        installation.ports["label-ingest"].url,
-        stack.bootstrap_servers,
-        namespace.topic(OUTCOMES),
-    )
     group = ProcessGroup(installation.processes())
+    victim = _chosen(group, kill) if kill else None
+    doors = installation.doors
+    observer, traffic = Observer(doors, model.name), Traffic.to(doors)
     say(f"starting {', '.join(one.name for one in group.processes)}")
     try:
         with group:
             say("all of them are ready")
-            yield Loop(installation, model, group, traffic, observer, console, started=started)
+            yield Loop(
+                doors,
+                contract,
+                model,
+                traffic,
+                observer,
+                console,
+                kill=victim,
+                trusted_keys=installation.folder / "keys" / "trusted",
+                started=started,
+            )
     finally:
         traffic.close()
         observer.close()
+
+
+def _chosen(group: ProcessGroup, name: str) -> ServiceProcess:
+    for process in group.processes:
+        if process.name == name:
+            return process
+    raise DemoFailed(f"there is no process {name!r} to kill, only {[one.name for one in group.processes]}")

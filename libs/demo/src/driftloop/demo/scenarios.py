@@ -1,7 +1,6 @@
 """The two scenarios: a simulated older population, and real patients split by age."""
 
 import csv
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,20 +15,21 @@ from driftloop.common.events import DriftDetected
 from driftloop.common.rows import Row, read_baseline
 from driftloop.demo import scoring
 from driftloop.demo.loop import Loop
-from driftloop.demo.observer import LOOK_SECONDS, DemoFailed, wait_for
-from driftloop.demo.populations import BaselineLike, Case, older, pima_age_split
-from driftloop.demo.traffic import Answer
+from driftloop.demo.observer import DemoFailed, wait_for
+from driftloop.demo.phases import (
+    FRESH,
+    OUTCOMES_ARE_LATE_BY,
+    SWAP_SECONDS,
+    accuracy,
+    meet_older_patients_until_critical,
+    meet_older_patients_until_promoted,
+    meet_the_baseline,
+    wait_for_swap,
+)
+from driftloop.demo.populations import Case, older, pima_age_split
 
 # The demo's time runs faster than a clinic's: its panes are half a second long, the shipped contract's a minute.
 PANE_SECONDS = 0.5
-LIKE_THE_BASELINE = 1000
-OLDER_AT_ONCE = 100
-OLDER_AT_MOST = 6000
-OUTCOMES_ARE_LATE_BY = 600
-KILLED_AFTER = 300
-FRESH = 1000
-TRICKLE = 10
-SWAP_SECONDS = 120.0
 
 
 @dataclass
@@ -68,12 +68,12 @@ def prepare_older(source: Path, folder: Path) -> Path:
 
 def play_older(loop: Loop, rng: np.random.Generator) -> Findings:
     """Patients like the baseline's → GOOD; older ones → CRITICAL, retrained, replaced → GOOD again."""
-    _meet_the_baseline(loop, rng)
-    first = _meet_older_patients_until_critical(loop, rng)
+    meet_the_baseline(loop, rng)
+    first = meet_older_patients_until_critical(loop, rng)
     critical = _critical_alarm(loop, 1)
     features = _features(loop, critical)
-    new = _meet_older_patients_until_promoted(loop, rng)
-    swapped = _wait_for_swap(loop, rng, new)
+    new = meet_older_patients_until_promoted(loop, rng)
+    swapped = wait_for_swap(loop, rng, new)
     fresh = older(loop.contract, rng, FRESH)
     loop.say(f"{FRESH} fresh older patients, whom neither version has met")
     answers = loop.send(fresh)
@@ -87,18 +87,17 @@ def play_older(loop: Loop, rng: np.random.Generator) -> Findings:
     requests = loop.observer.training()["requests"]
     if len(requests) != 1 or requests[0]["state"] != "promoted":
         raise DemoFailed(f"one retraining should have been requested and promoted, there are {requests}")
+    assert loop.trusted_keys is not None
     served_by_first = [one for one in first if one.model_version == 1]
     return Findings(
         versions={
             "1": {
-                "accuracy": scoring.accuracy(
-                    loop.contract, loop.states()[0].served(1), loop.installation.folder / "keys" / "trusted", fresh
-                ),
+                "accuracy": scoring.accuracy(loop.contract, loop.states()[0].served(1), loop.trusted_keys, fresh),
                 "n": len(fresh),
-                "accuracy_when_serving": _accuracy(served_by_first),
+                "accuracy_when_serving": accuracy(served_by_first),
                 "n_when_serving": len(served_by_first),
             },
-            str(new): {"accuracy": _accuracy(answers), "n": len(answers)},
+            str(new): {"accuracy": accuracy(answers), "n": len(answers)},
         },
         features=features,
         critical=critical.detected_at,
@@ -106,78 +105,6 @@ def play_older(loop: Loop, rng: np.random.Generator) -> Findings:
         majority=max(share := sum(case.label for case in fresh) / len(fresh), 1 - share),
         population=f"{FRESH} fresh older patients",
     )
-
-
-def _meet_the_baseline(loop: Loop, rng: np.random.Generator) -> None:
-    contract_file = loop.installation.contracts[0]
-    rows, labels = read_baseline(loop.contract, baseline_path(contract_file, loop.contract))
-    loop.say(f"{LIKE_THE_BASELINE} patients like the baseline's")
-    loop.send(BaselineLike(loop.contract, rows, labels).draw(rng, LIKE_THE_BASELINE))
-    found = loop.wait_for_window(1)
-    loop.say(f"the verdict on version 1 is [bold]{found['verdict']}[/] (raw severity {found['raw_severity']})")
-    if found["verdict"] != "GOOD":
-        raise DemoFailed(f"patients like the baseline's give the verdict {found['verdict']}, not GOOD")
-
-
-def _meet_older_patients_until_critical(loop: Loop, rng: np.random.Generator) -> list[Answer]:
-    loop.say("an older population comes: mean age 56, glucose 140, BMI 34")
-    answers: list[Answer] = []
-    while loop.observer.report()["verdict"] != "CRITICAL":
-        if len(answers) >= OLDER_AT_MOST:
-            raise DemoFailed(f"{len(answers)} older patients came, and the monitor is not CRITICAL")
-        answers += loop.send(older(loop.contract, rng, OLDER_AT_ONCE))
-        if len(answers) >= KILLED_AFTER:
-            loop.kill_one()
-    version = loop.observer.version(1)
-    assert version is not None
-    realised = version["performance"]["accuracy"]
-    known = f"; accuracy on the outcomes known so far {realised:.3f}" if realised is not None else ""
-    loop.say(f"the verdict on version 1 is [bold red]CRITICAL[/] after {len(answers)} of them{known}")
-    loop.say(f"the monitor: {version['attribution']['sentence']}")
-    return answers
-
-
-def _meet_older_patients_until_promoted(loop: Loop, rng: np.random.Generator) -> int:
-    """Older patients come, and their outcomes, until a new version is to serve. Returns its number."""
-    sent, said = 0, ""
-    while True:
-        training = loop.observer.training()
-        if training["champion"] != 1:
-            loop.say(f"the trainer: {training['requests'][0]['reason']}")
-            loop.say(f"version {training['champion']} is promoted")
-            return int(training["champion"])
-        request = next(iter(training["requests"]), None)
-        reason = _rounded(request["reason"]) if request else ""
-        if reason and reason != said:
-            loop.say(f"the trainer: {request['reason'] if request else ''}")
-            said = reason
-        if sent >= OLDER_AT_MOST:
-            raise DemoFailed(f"{sent} more older patients came, and no version was promoted: {request}")
-        # With enough labels the trainer is at work: a few patients at a time go on coming.
-        waits = request is None or request["state"] == "canary" or sum(request["lacking"].values()) > 0
-        count = OLDER_AT_ONCE if waits else TRICKLE
-        loop.send(older(loop.contract, rng, count))
-        sent += count
-        if not waits:
-            time.sleep(LOOK_SECONDS)
-
-
-def _rounded(reason: str) -> str:
-    """A reason without its digits: what is only counted down is said once."""
-    return "".join(char for char in reason if not char.isdigit())
-
-
-def _wait_for_swap(loop: Loop, rng: np.random.Generator, version: int) -> datetime:
-    """Patients go on coming until every predictor has said that it serves `version`. Returns when the last did."""
-
-    def all_swapped() -> dict[str, datetime] | None:
-        loop.send(older(loop.contract, rng, TRICKLE))
-        found = loop.observer.swapped(version)
-        return found if set(found) >= set(loop.installation.predictors) else None
-
-    replicas = wait_for(f"version {version} in every predictor", all_swapped, SWAP_SECONDS)
-    loop.say(f"{len(replicas)} predictors serve version {version}")
-    return max(replicas.values())
 
 
 # --- real patients, split by age
@@ -224,7 +151,7 @@ def play_age_split(loop: Loop, _rng: np.random.Generator) -> Findings:
     loop.say(f"the verdict on version 1 is [bold]{found['verdict']}[/] (raw severity {found['raw_severity']})")
     alarm = next((one for one in loop.alarms() if one.change == "opened" and one.severity == "CRITICAL"), None)
     findings = Findings(
-        versions={"1": {"accuracy": _accuracy(answers), "n": len(answers)}},
+        versions={"1": {"accuracy": accuracy(answers), "n": len(answers)}},
         features=_features(loop, alarm) if alarm else [_told(one) for one in found["features"]],
         critical=alarm.detected_at if alarm else None,
         population="the newest real patients of 42 or older, on whom both were compared",
@@ -261,7 +188,7 @@ def _decision(loop: Loop, findings: Findings) -> None:
     if decision["promoted"]:
         replicas = wait_for(
             f"version {number} in every predictor",
-            lambda: found if len(found := loop.observer.swapped(number)) == len(loop.installation.predictors) else None,
+            lambda: found if len(found := loop.observer.swapped(number)) == len(loop.doors.predictors) else None,
         )
         findings.swapped = max(replicas.values())
 
@@ -318,10 +245,6 @@ def shipped_contract(model: str) -> Path:
 
 def _baseline(source: Path, contract: Contract) -> tuple[list[Row], np.ndarray[Any, np.dtype[np.int8]]]:
     return read_baseline(contract, baseline_path(source, contract))
-
-
-def _accuracy(answers: Sequence[Answer]) -> float:
-    return sum(one.right for one in answers) / len(answers)
 
 
 def _critical_alarm(loop: Loop, version: int) -> DriftDetected:

@@ -6,10 +6,13 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Self
 
 import httpx
 from confluent_kafka import Producer
 
+from driftloop.common.topics import OUTCOMES
+from driftloop.demo.doors import Doors
 from driftloop.demo.populations import Case
 
 CLIENTS = 8
@@ -74,6 +77,13 @@ class Traffic:
             }
         )
         self._batch = 0
+
+    @classmethod
+    def to(cls, doors: Doors) -> Self:
+        """Traffic to every predictor of an installation."""
+        outcomes = doors.namespace.topic(OUTCOMES)
+        predictors = list(doors.predictors.values())
+        return cls(predictors, doors.client_key.value, doors.label_ingest, doors.bootstrap_servers, outcomes)
 
     def close(self) -> None:
         """Send what is queued and end."""
