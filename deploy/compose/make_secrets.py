@@ -7,7 +7,9 @@
 - `trainer/signing.pem`: the private key that signs models; `trusted/<key id>.pem`: its public half
 - `predictor/`, which label-ingest reads, too: `pseudonym`, the key that makes pseudonyms of the ids of patients and
   orders, and `api-keys.json`: who may call, as hashes
-- `client/api-key`: the key of a client on this machine; `trainer/label-ingest-key`: that of the trainer, who reads rows
+- `client/api-key`: the key of a client on this machine, which is shown once, when it is made; `client/operator-key`: of
+  who may order retrainings, promotions and roll-backs; `trainer/label-ingest-key`: of the trainer, who reads rows
+- `grafana/admin-password`: of Grafana's user `admin`
 
 A file appears whole under its name or not at all, and of two that make it at once the first one's stays.
 """
@@ -35,15 +37,15 @@ curl -s localhost:8000/v1/predict -H 'content-type: application/json' \\
 """
 SERVICES = ("label_ingest", "drift_monitor", "trainer")
 API_KEYS = "predictor/api-keys.json"
-# Who may order retrainings, promotions and roll-backs.
 TRAINER_API_KEYS, OPERATOR_KEY = "trainer/api-keys.json", "client/operator-key"
 # Who has an API key from the start: where it is, and what it opens.
+CLIENT_KEY = "client/api-key"
 CALLERS: dict[str, tuple[str, list[Scope]]] = {
-    "client": ("client/api-key", ["predict", "label", "rows", "admin"]),
+    "client": (CLIENT_KEY, ["predict", "label", "rows", "admin"]),
     "trainer": ("trainer/label-ingest-key", ["rows"]),
 }
 DATABASE = "postgres:5432/driftloop"
-# The database server, which runs as another user, reads its password too; nobody else has this volume.
+# Database server and Grafana, which run as other users, read their passwords, too; nobody else has these volumes.
 SHARED, PRIVATE = 0o444, 0o400
 
 
@@ -58,6 +60,9 @@ def main() -> int:
         sys.stderr.write(f"make_secrets.py: {error}\n")
         return 1
     sys.stdout.write(f"made {', '.join(made)}\n" if made else "every key and password is there\n")
+    if CLIENT_KEY in made:
+        key = (Path(sys.argv[1]) / CLIENT_KEY).read_text()
+        sys.stdout.write(f"a client's API key, which is shown only now: {key}\n")
     sys.stdout.write(f"the predictors answer on this machine:\n{CURL}\n")
     return 0
 
@@ -83,6 +88,7 @@ def make(folder: Path) -> list[str]:
             made.append(file)
     if keep_key(folder / TRAINER_API_KEYS, "operator", ["admin"], folder / OPERATOR_KEY, utc_now()):
         made.append(OPERATOR_KEY)
+    keep("grafana/admin-password", _random(), SHARED)
     keep("trainer/signing.pem", _private_key())
     signing = keys.load_signing_key(folder / "trainer" / "signing.pem")
     public = signing.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

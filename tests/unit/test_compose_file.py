@@ -19,7 +19,7 @@ from tests.support.paths import ROOT
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 JOBS = ("secrets", "migrate", "topics", "first-model")
-DOCKERFILES = sorted([*ROOT.glob("services/*/Dockerfile"), ROOT / "libs" / "cli" / "Dockerfile"])
+DOCKERFILES = sorted([*ROOT.glob("services/*/Dockerfile"), *ROOT.glob("libs/*/Dockerfile")])
 SETTINGS: dict[str, type[msgspec.Struct]] = {
     "predictor-1": PredictorSettings,
     "predictor-2": PredictorSettings,
@@ -57,13 +57,14 @@ def test_only_the_broker_can_write_beside_its_programs(name: str) -> None:
 
 
 @every_service
-def test_everything_has_a_limit_of_memory(name: str) -> None:
+def test_everything_has_a_limit_of_memory_and_processors(name: str) -> None:
     assert re.fullmatch(r"\d+[mg]", SERVICES[name]["mem_limit"])
+    assert 0 < SERVICES[name]["cpus"] <= 2
 
 
 @every_service
 def test_what_runs_on_is_started_again_and_a_job_is_not(name: str) -> None:
-    assert SERVICES[name]["restart"] == ("no" if name in JOBS else "unless-stopped")
+    assert SERVICES[name]["restart"] == ("no" if name in (*JOBS, "demo") else "unless-stopped")
 
 
 @every_service
@@ -79,7 +80,7 @@ def test_a_job_is_waited_for_so_that_its_failure_stops_the_start(job: str) -> No
     assert set(waiting) == {"service_completed_successfully"}
 
 
-@pytest.mark.parametrize("name", sorted(SERVICES.keys() - set(JOBS)))
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {*JOBS, "demo"}))
 def test_what_runs_on_says_when_it_is_ready(name: str) -> None:
     # A string: a shell's command means the same to every engine.
     assert isinstance(SERVICES[name]["healthcheck"]["test"], str)
@@ -170,9 +171,31 @@ def test_the_predictors_image_lacks_what_a_predictor_does_not_need(package: str)
     assert not re.search(rf"^{package}(-\w+)?==", pins, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["predictor", "label-ingest", "drift-monitor", "trainer", "cli", "build"])
+@pytest.mark.parametrize("name", ["predictor", "label-ingest", "drift-monitor", "trainer", "cli", "demo", "build"])
 def test_images_get_the_versions_that_the_tests_ran_with(name: str) -> None:
     def pinned(file: str) -> set[str]:
         return set(re.findall(r"^\S+==\S+", (ROOT / "requirements" / file).read_text(), re.MULTILINE))
 
     assert pinned(f"{name}.txt") - pinned("dev.txt") == set()
+
+
+def test_the_demo_comes_only_when_asked_for_and_when_all_doors_are_open() -> None:
+    demo = SERVICES["demo"]
+    assert demo["profiles"] == ["demo"]
+    doors = ("predictor-1", "predictor-2", "label-ingest", "drift-monitor", "trainer")
+    assert demo["depends_on"] == {name: {"condition": "service_healthy"} for name in doors}
+    assert not any("profiles" in one for name, one in SERVICES.items() if name != "demo")
+
+
+@pytest.mark.parametrize("name", ["prometheus", "alertmanager", "grafana"])
+def test_what_watches_has_a_version_and_keeps_its_data(name: str) -> None:
+    assert re.fullmatch(r"(prom|grafana)/[a-z]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
+    assert any(one.startswith(f"{name}-data:") for one in SERVICES[name]["volumes"])
+
+
+def test_grafana_lets_nobody_in_without_a_password_and_tells_nobody_outside() -> None:
+    settings = SERVICES["grafana"]["environment"]
+    assert settings["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/secrets/grafana/admin-password"
+    assert settings["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    outside = ("REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES", "FEEDBACK_LINKS_ENABLED")
+    assert {settings[f"GF_ANALYTICS_{name}"] for name in outside} == {"false"}

@@ -29,6 +29,7 @@ MADE = {
     "label-ingest/database-url",
     "client/api-key",
     "client/operator-key",
+    "grafana/admin-password",
     "predictor/.api-keys.json.lock",
     "predictor/api-keys.json",
     "predictor/pseudonym",
@@ -141,13 +142,15 @@ def test_several_at_once_agree(tmp_path: Path) -> None:
 
 def test_private_files_are_their_owners_alone(made: Path) -> None:
     readable = {name for name in files(made) if (made / name).stat().st_mode & 0o077}
-    assert {name.partition("/")[0] for name in readable} == {"admin", "trusted"}
+    assert {name.partition("/")[0] for name in readable} == {"admin", "grafana", "trusted"}
     assert "admin/postgres-password" in readable
 
 
-def test_nothing_secret_is_said(tmp_path: Path) -> None:
-    said = run(tmp_path).stdout
-    assert not any(content and content.decode() in said for content in files(tmp_path).values())
+def test_nothing_secret_is_said_but_the_clients_key_when_it_is_made(tmp_path: Path) -> None:
+    said = [run(tmp_path).stdout for _time in range(2)]
+    told = {name for name, content in files(tmp_path).items() if content and content.decode() in said[0]}
+    assert told == {"client/api-key"}
+    assert not any(content and content.decode() in said[1] for content in files(tmp_path).values())
 
 
 def test_a_signing_key_that_is_none_is_an_error_that_names_it(made: Path) -> None:
