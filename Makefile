@@ -10,7 +10,7 @@ WORKERS ?= 2
 ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format dashboards test test-integrations bench demo up down status clean
+.PHONY: help setup check format dashboards test test-integrations compose-test image-sizes bench demo up down status clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ test: setup ## unit, contract, integration and end-to-end, on a real Kafka and a
 
 test-integrations: setup ## tests against optional tools; what is not installed is skipped with a reason
 	$(BIN)/pytest -n 0 tests/integrations $(PYTEST_ARGS)
+
+compose-test: setup ## build the images and bring docker-compose.yml up for real; starts an engine where none is (Debian 12, root)
+	@tests/support/container-engine/run $(BIN)/pytest -n 0 tests/compose $(PYTEST_ARGS)
+
+image-sizes: ## how large the images are that have been built here
+	@docker image ls --filter 'reference=*driftloop/*' --format 'table {{.Repository}}\t{{.Tag}}\t{{.Size}}'
 
 bench: setup ## measure ours beside its peers in the same run; ONLY=name runs one benchmark
 	@$(BIN)/python -m benchmarks.run $(ONLY)

@@ -1,112 +1,18 @@
-"""`docker compose up --wait` gives an installation that predicts, logs, joins and counts, and is confined."""
+"""`docker compose up --wait` gives an installation that predicts, logs, joins and counts, heals, and is confined."""
 
-import os
+import json
 import subprocess
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import httpx
 import pytest
 
-from driftloop.common.kafka.reader import read_to_end
-from driftloop.common.topics import PREDICTIONS
-from driftloop.devstack import docker
-from driftloop.devstack.processes import free_ports
-from tests.support.paths import ROOT
+from tests.support.compose import PATIENT, SERVICES, WATCHING, Containers
 from tests.support.waiting import wait_until
 
-PATIENT = {"Pregnancies": 2, "Glucose": 165, "BloodPressure": 72, "BMI": 33.6, "Age": 51}
-SERVICES = ("predictor-1", "predictor-2", "label-ingest", "drift-monitor", "trainer")
-PORTS = (
-    "PREDICTOR_1_PORT",
-    "PREDICTOR_2_PORT",
-    "LABEL_INGEST_PORT",
-    "DRIFT_MONITOR_PORT",
-    "TRAINER_PORT",
-    "KAFKA_PORT",
-)
-IMAGES = (docker.KAFKA_IMAGE, docker.POSTGRES_IMAGE, "python:3.11-slim-bookworm")
-BUILD_SECONDS, UP_SECONDS = 1500, 300
-
-pytestmark = [
-    pytest.mark.slow("five images are built, and their containers started, once for all tests of this file"),
-    pytest.mark.timeout(BUILD_SECONDS + 2 * UP_SECONDS),
-    pytest.mark.xdist_group("compose"),
-]
+BOTH = ("PREDICTOR_1_PORT", "PREDICTOR_2_PORT")
 
 
-@dataclass(frozen=True)
-class Containers:
-    """A running installation under a project name and ports of its own."""
-
-    project: str
-    ports: dict[str, int]
-
-    def compose(self, *arguments: str, seconds: float = 60.0) -> str:
-        """Run one `docker compose` command; returns what it wrote."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTLOOP_")}
-        done = subprocess.run(
-            ["docker", "compose", "--project-name", self.project, "--env-file", os.devnull, *arguments],
-            cwd=ROOT,
-            env=kept | {"DRIFTLOOP_TAG": "e2e"} | {name: str(port) for name, port in self.ports.items()},
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, f"docker compose {' '.join(arguments)}: {(done.stdout + done.stderr)[-3000:]}"
-        return done.stdout
-
-    def url(self, port: str, path: str) -> str:
-        """Where a service answers on this machine."""
-        return f"http://127.0.0.1:{self.ports[port]}{path}"
-
-    def predict(self, port: str = "PREDICTOR_1_PORT") -> str:
-        """Predict once; returns the prediction's id."""
-        answer = httpx.post(self.url(port, "/v1/predict"), json=PATIENT, headers=self.key(), timeout=15)
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["prediction_id"])
-
-    def key(self, name: str = "api-key") -> dict[str, str]:
-        """The header with an API key that was made for people on this machine."""
-        return {"x-api-key": self.compose("run", "--rm", "-T", "secrets", "cat", f"/secrets/client/{name}").strip()}
-
-    def logged(self) -> list[bytes | None]:
-        """The keys of all predictions in the log."""
-        bootstrap = f"127.0.0.1:{self.ports['KAFKA_PORT']}"
-        return [record.key for record in read_to_end(bootstrap, "tests", PREDICTIONS.name)]
-
-    def counted(self) -> tuple[int, int]:
-        """How many predictions the monitor has counted, and how many of them with their outcome."""
-        versions = httpx.get(self.url("DRIFT_MONITOR_PORT", "/v1/report"), timeout=15).json()["versions"]
-        return sum(one["counted"] for one in versions), sum(one["performance"]["n"] for one in versions)
-
-    def keys(self) -> str:
-        """The digests of the keys that sign and that are trusted."""
-        return self.compose("exec", "-T", "trainer", "sh", "-c", "sha256sum /secrets/trainer/* /secrets/trusted/*")
-
-
-@pytest.fixture(scope="module")
-def containers() -> Iterator[Containers]:
-    """Built from this tree, started, and taken down with all that they kept."""
-    if not docker.available():
-        pytest.skip("no Docker engine answers")
-    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("the Docker engine has no `docker compose`")
-    for image in IMAGES:
-        if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode != 0:
-            pytest.skip(f"the image {image} is not here: docker pull {image}")
-    found = Containers(f"driftloop-e2e-{uuid.uuid4().hex[:8]}", dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
-    try:
-        found.compose("build", seconds=BUILD_SECONDS)
-        found.compose("up", "--wait", "--wait-timeout", str(UP_SECONDS), seconds=UP_SECONDS + 60)
-        yield found
-    finally:
-        found.compose("down", "--volumes", "--remove-orphans", "--timeout", "10", seconds=120)
-
-
-@pytest.mark.parametrize("port", ["PREDICTOR_1_PORT", "PREDICTOR_2_PORT"])
+@pytest.mark.parametrize("port", BOTH)
 def test_each_predictor_answers_as_the_service_that_it_replaces(containers: Containers, port: str) -> None:
     answer = httpx.post(containers.url(port, "/predict"), json=PATIENT, headers=containers.key(), timeout=15)
     assert (answer.status_code, answer.text) in {(200, '{"diabetic":true}'), (200, '{"diabetic":false}')}
@@ -130,23 +36,76 @@ def test_an_outcome_meets_its_prediction(containers: Containers) -> None:
     wait_until(lambda: containers.counted()[1] == before + 1, "the monitor's count of the outcome")
 
 
-def test_what_was_predicted_while_the_monitor_was_dead_is_counted_once(containers: Containers) -> None:
-    containers.compose("kill", "--signal", "KILL", "drift-monitor")
-    for port in ("PREDICTOR_1_PORT", "PREDICTOR_2_PORT"):
-        containers.predict(port)
-    containers.compose("up", "--detach", "--no-deps", "--no-recreate", "--wait", "drift-monitor", seconds=UP_SECONDS)
-    wait_until(lambda: containers.counted()[0] == len(containers.logged()), "the monitor's count of all predictions")
-
-
 @pytest.mark.parametrize("service", SERVICES)
 def test_no_service_is_root_or_can_write_beside_its_program(containers: Containers, service: str) -> None:
     look = "id -u; touch /opt/driftloop/x 2>/dev/null || echo refused"
     assert containers.compose("exec", "-T", service, "sh", "-c", look).split() == ["10001", "refused"]
 
 
-def test_a_second_start_keeps_the_keys_and_the_model(containers: Containers) -> None:
-    before = containers.keys()
-    containers.compose("up", "--wait", "--wait-timeout", str(UP_SECONDS), seconds=UP_SECONDS + 60)
-    url, key = containers.url("TRAINER_PORT", "/v1/models/diabetes"), containers.key("operator-key")
-    model = httpx.get(url, headers=key, timeout=15).json()
-    assert (containers.keys(), model["champion"], model["revision"]) == (before, 1, 1)
+@pytest.mark.parametrize("service", [*SERVICES, *WATCHING, "kafka", "postgres"])
+def test_everything_has_its_limits(containers: Containers, service: str) -> None:
+    name = containers.compose("ps", "--quiet", service).strip()
+    found = subprocess.run(["docker", "inspect", name], capture_output=True, text=True, check=True).stdout
+    limits = json.loads(found)[0]["HostConfig"]
+    assert limits["Memory"] >= 128 * 1024**2
+    assert limits["NanoCpus"] >= 10**9
+
+
+def test_the_clients_key_was_shown_when_it_was_made(containers: Containers) -> None:
+    # Somebody who only looks at what `docker compose up` says can call the predictors.
+    said = containers.compose("logs", "--no-log-prefix", "secrets")
+    assert said.count(containers.key()["x-api-key"]) == 1
+
+
+def test_a_second_start_keeps_the_keys_and_the_model_and_shows_no_key(containers: Containers) -> None:
+    before, key = (containers.keys(), containers.model()["revision"]), containers.key()["x-api-key"]
+    containers.up()
+    assert (containers.keys(), containers.model()["revision"]) == before
+    assert containers.compose("logs", "--no-log-prefix", "secrets").count(key) <= 1
+
+
+def test_what_was_taken_down_comes_back_with_its_keys_its_model_and_its_data(containers: Containers) -> None:
+    containers.predict()
+    before = (containers.keys(), containers.model()["revision"], sorted(map(str, containers.logged())))
+    containers.compose("down", "--timeout", "20", seconds=180)
+    containers.up()
+    assert (containers.keys(), containers.model()["revision"], sorted(map(str, containers.logged()))) == before
+    wait_until(lambda: containers.counted()[0] == len(containers.logged()), "the monitor's count of all predictions")
+    # The job's container is a new one: it has made nothing, and shows no key.
+    assert containers.key()["x-api-key"] not in containers.compose("logs", "--no-log-prefix", "secrets")
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "kafka", "postgres", *WATCHING])
+def test_what_is_killed_costs_no_answered_prediction(containers: Containers, service: str) -> None:
+    containers.compose("kill", "--signal", "KILL", service)
+    # While the broker is away, the predictors' spools keep what they answer.
+    port = "PREDICTOR_1_PORT" if service == "predictor-2" else "PREDICTOR_2_PORT"
+    answered = containers.predict(port)
+    containers.heal(service)
+    wait_until(lambda: answered.encode() in containers.logged(), "the prediction in the log")
+    wait_until(lambda: containers.counted()[0] == len(set(containers.logged())), "the monitor's count")
+
+
+@pytest.mark.parametrize("service", ["predictor-1", "drift-monitor", "prometheus"])
+def test_what_ends_by_itself_is_started_again(containers: Containers, service: str) -> None:
+    name = containers.compose("ps", "--quiet", service).strip()
+
+    def started() -> str:
+        look = ["docker", "inspect", "--format", "{{.State.StartedAt}} {{.State.Running}}", name]
+        return subprocess.run(look, capture_output=True, text=True, check=True).stdout.strip()
+
+    before = started()
+    containers.compose("exec", "-T", service, "sh", "-c", "kill -TERM 1")
+    wait_until(lambda: started() != before and started().endswith("true"), f"{service} started again")
+    containers.heal(service)
+
+
+def test_a_contract_that_is_not_there_is_named(containers: Containers) -> None:
+    wrong = "/models/nothing/contract.yaml"
+    for service, variable, command in (
+        ("trainer", "DRIFTLOOP_CONTRACTS", ("trainer", "train")),
+        ("predictor-1", "DRIFTLOOP_CONTRACT", ("driftloop-predictor",)),
+    ):
+        done = containers.run("run", "--rm", "-T", "--no-deps", "--env", f"{variable}={wrong}", service, *command)
+        assert done.returncode != 0
+        assert wrong in done.stdout + done.stderr
