@@ -66,7 +66,7 @@ class Containers:
     def up(self) -> str:
         """`docker compose up --wait`."""
         wait = ("--wait", "--wait-timeout", str(UP_SECONDS))
-        return self.compose("up", *wait, *without_grafana(), seconds=UP_SECONDS + 60)
+        return self.compose("up", *wait, *all_but_grafana(), seconds=UP_SECONDS + 60)
 
     def heal(self, service: str) -> None:
         """Start one service that was killed, and wait until it is healthy."""
@@ -109,9 +109,9 @@ class Containers:
         return self.compose("exec", "-T", "trainer", "sh", "-c", "sha256sum /secrets/trainer/* /secrets/trusted/*")
 
 
-def without_grafana() -> tuple[str, ...]:
-    """Options of `docker compose up` where there is no image of Grafana."""
-    return ("--scale", "grafana=0") if os.environ.get(STAND_INS) else ()
+def all_but_grafana() -> tuple[str, ...]:
+    """What to name to `docker compose up` where there is no image of Grafana; elsewhere nothing, which is all."""
+    return (*SERVICES, *WATCHING) if os.environ.get(STAND_INS) else ()
 
 
 def missing(images: list[str], fetch: Callable[[str], bool]) -> str | None:

@@ -199,3 +199,12 @@ def test_grafana_lets_nobody_in_without_a_password_and_tells_nobody_outside() ->
     assert settings["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
     outside = ("REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES", "FEEDBACK_LINKS_ENABLED")
     assert {settings[f"GF_ANALYTICS_{name}"] for name in outside} == {"false"}
+
+
+def test_grafana_finds_the_dashboards_and_the_data_source_that_it_is_told_of() -> None:
+    told = ROOT / "deploy" / "grafana" / "provisioning"
+    mounts = dict(one.removesuffix(":ro").split(":")[::-1] for one in SERVICES["grafana"]["volumes"])
+    for provider in yaml.safe_load((told / "dashboards" / "driftloop.yaml").read_text())["providers"]:
+        assert list((ROOT / mounts[provider["options"]["path"]]).glob("*.json"))
+    for source in yaml.safe_load((told / "datasources" / "prometheus.yaml").read_text())["datasources"]:
+        assert source["url"].removeprefix("http://").partition(":")[0] in SERVICES
