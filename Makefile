@@ -10,7 +10,8 @@ WORKERS ?= 2
 ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format dashboards test test-integrations compose-test image-sizes bench demo up down status clean
+.PHONY: help setup check format dashboards chart-files test test-integrations compose-test image-sizes bench demo up down \
+	status clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ format: $(READY) ## let ruff fix what it can
 
 dashboards: $(READY) ## write Grafana's dashboards anew from deploy/grafana
 	$(BIN)/python -m deploy.grafana.dashboards
+
+chart-files: $(READY) ## copy into the Helm chart what it brings along: rules, dashboards, topics, the shipped model
+	$(BIN)/python -m deploy.helm.chart_files
 
 # A worker that crashed ends the run: in its place xdist would wait for ever for what the dead one had been given.
 test: setup ## unit, contract, integration and end-to-end, on a real Kafka and a real PostgreSQL
