@@ -156,3 +156,21 @@ def test_a_service_sees_whether_its_schema_is_up_to_date(house: House) -> None:
         problem = migrations.check_migrated(connection, "trainer")
     assert problem is not None
     assert "driftloop migrate" in problem
+
+
+def test_a_databases_owner_who_may_make_roles_is_administrator_enough(house: House) -> None:
+    # What operators of databases give, who keep the superuser to themselves.
+    owner, other = f"{house.namespace.prefix}_owner", Namespace(f"{house.namespace.prefix}c")
+    names = {"owner": sql.Identifier(owner), "password": sql.Literal(PASSWORD)}
+    passwords = {service: Secret(PASSWORD) for service in migrations.services()}
+    url = conninfo.make_conninfo(house.stack.database_url, user=owner, password=PASSWORD, dbname=owner)
+    with psycopg.connect(house.stack.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD {password}").format(**names))
+        connection.execute(sql.SQL("CREATE DATABASE {owner} OWNER {owner} TEMPLATE template0").format(**names))
+        try:
+            assert all(migrations.migrate(url, other, passwords).values())
+            assert not any(migrations.migrate(url, other, passwords).values())
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {owner}").format(**names))
+            remove(house.stack, other)
+            connection.execute(sql.SQL("DROP ROLE {owner}").format(**names))
