@@ -148,6 +148,21 @@ def test_while_it_ends_it_is_alive_and_says_that_it_is_not_ready(
     assert small.process.wait(40) == 0
 
 
+def test_told_to_stop_it_is_not_ready_and_answers_until_nobody_comes_any_more(start: Start) -> None:
+    small = start("drain")
+    small.wait_ready()
+    with httpx.Client(base_url=small.url, timeout=30) as client:
+        assert "connection" not in client.get("/hello").headers
+        small.process.terminate()
+        small.wait_unready()
+        # A connection that is kept is closed with an answer, and a new one is still taken.
+        for _ in range(2):
+            answer = client.get("/hello")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    assert small.process.wait(40) == 0
+    assert small.said() == ["lifespan ended", "closed first", "closed second"]
+
+
 @pytest.mark.parametrize(("how", "reason"), [("raise", "a worker: ValueError"), ("return", "a worker: RuntimeError")])
 def test_a_worker_that_fails_ends_the_process_with_1_and_readiness_says_so(
     start: Start, in_flight: Callable[[str], Future[httpx.Response]], how: str, reason: str
@@ -199,7 +214,9 @@ def test_a_library_that_would_not_let_the_process_end_is_not_waited_for(start: S
     assert small.said() == ["lifespan ended", "closed first", "closed second"]
 
 
-def test_a_second_signal_waits_for_no_request(start: Start, in_flight: Callable[[str], Future[httpx.Response]]) -> None:
+def test_a_second_signal_waits_for_no_drain_and_no_request(
+    start: Start, in_flight: Callable[[str], Future[httpx.Response]]
+) -> None:
     small = start("patient")
     small.wait_ready()
     running = in_flight(f"{small.url}/slow?seconds=60")

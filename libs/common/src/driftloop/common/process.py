@@ -1,8 +1,8 @@
 """One process of a service: its HTTP face, its management port and its background threads, started and stopped as one.
 
 A thread that ends by an exception is a bug: the process logs it and exits non-zero, and whoever supervises it starts it
-anew. SIGTERM and SIGINT stop it gracefully: no new requests, the running ones answered, threads joined, closers called.
-A second signal has it wait for no request any more.
+anew. SIGTERM and SIGINT stop it gracefully: unready at once, requests taken for the time of the drain, then no new
+ones, the running ones answered, threads joined, closers called. A second signal has it wait for no request any more.
 """
 
 import asyncio
@@ -45,6 +45,8 @@ HURRY = signal.SIGUSR2
 # New objects between two looks for garbage. A batch of records makes tens of thousands, none of which is garbage yet.
 COLLECT_AFTER = 50_000
 BACKLOG = 2048
+# Longer than proxies keep a connection that nobody uses, 60 s: whoever closes it first must be the one that sends.
+KEEP_ALIVE_SECONDS = 75
 
 
 class Worker(Protocol):
@@ -62,8 +64,8 @@ class Service:
     """What `main` has built. `closers` are called last, in order.
 
     `ready` checks answer `/readyz`; `notes` are said there, too, and never make it fail; `live` checks answer
-    `/healthz`. What `metrics` holds is answered on `/metrics`. The workers have `join_seconds` to end; a second signal
-    calls `hurry`.
+    `/healthz`. What `metrics` holds is answered on `/metrics`. Told to stop, it takes requests for `drain_seconds`
+    more; the workers have `join_seconds` to end; a second signal calls `hurry`.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Service:
     notes: Checks = field(default_factory=dict)
     live: Checks = field(default_factory=dict)
     closers: Sequence[Callable[[], object]] = ()
+    drain_seconds: float = 0.0
     shutdown_seconds: int = 10
     join_seconds: float = JOIN_SECONDS
     metrics: CollectorRegistry = REGISTRY
@@ -139,6 +142,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def see_off(self) -> None:
+        """Close each connection with its next answer, so that none is closed while a request is on its way."""
+        close = (b"connection", b"close")
+        # The first is copied into the second once a second.
+        self.config.encoded_headers.append(close)
+        self.server_state.default_headers.append(close)
+
 
 class _Threads:
     """Runs the workers and remembers the first failure."""
@@ -189,13 +199,17 @@ async def _run(service: Service, inherited: Inherited | None) -> int:
         await _close(service)
         return 1
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
+    stopping, at_once = asyncio.Event(), asyncio.Event()
     draining = threading.Event()
+
+    def stop_at_once() -> None:
+        at_once.set()
+        stopping.set()
 
     def fail() -> None:
         # A thread that did not stop in time may fail when nobody listens any more.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(stopping.set)
+            loop.call_soon_threadsafe(stop_at_once)
 
     threads = _Threads(service.workers, fail)
     ready = dict(service.ready) | {
@@ -210,36 +224,48 @@ async def _run(service: Service, inherited: Inherited | None) -> int:
         for server in servers:
             server.force_exit = True
         service.hurry()
-        stopping.set()
+        stop_at_once()
 
-    _hear(loop, stopping, hurry, inherited)
+    _hear(loop, stopping, stop_at_once, hurry, inherited)
     threads.start()
     tasks = [asyncio.create_task(_serve(servers[0], sockets[0]))]
     if inherited is not None:
         await _first_ready(service.ready, stopping, math.inf if inherited.others else START_SECONDS)
+        if stopping.is_set():
+            # Nobody was ever told to come here.
+            at_once.set()
     tasks += [asyncio.create_task(_serve(server, own)) for server, own in zip(servers[1:], sockets[1:], strict=True)]
     for task in tasks:
-        task.add_done_callback(lambda _task: stopping.set())
+        task.add_done_callback(lambda _task: stop_at_once())
     logger.info("started", extra={"pid": os.getpid(), "port": service.port, "management_port": service.management_port})
 
     await stopping.wait()
     draining.set()
     failed = threads.failure is not None or any(task.done() for task in tasks)
-    logger.info("stopping", extra={"failed": failed})
-    failed = not await _end(servers, tasks) or failed
+    logger.info("stopping", extra={"failed": failed, "drain_seconds": service.drain_seconds})
+    await _drain(servers[1:], at_once, service.drain_seconds)
+    # The API first: answered requests may still need the threads that confirm them. The health last.
+    failed = not await _end(servers[1:], tasks[1:]) or failed
     await asyncio.to_thread(threads.join, service.join_seconds)
+    failed = not await _end(servers[:1], tasks[:1]) or failed
     failed = not await _close(service) or failed
     logger.info("stopped")
     return 1 if failed or threads.failure is not None else 0
 
 
-async def _end(servers: Sequence[_Server], tasks: Sequence[asyncio.Task[None]]) -> bool:
-    """End the servers, the API first: answered requests may still need the threads that confirm them.
+async def _drain(servers: Sequence[_Server], at_once: asyncio.Event, seconds: float) -> None:
+    """Answer until whoever sends requests has learned that no more should come, or until it must end at once."""
+    if seconds and not at_once.is_set():
+        for server in servers:
+            server.see_off()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(at_once.wait(), seconds)
 
-    Returns whether none failed.
-    """
+
+async def _end(servers: Sequence[_Server], tasks: Sequence[asyncio.Task[None]]) -> bool:
+    """End servers. Returns whether none failed."""
     well = True
-    for server, task in reversed(list(zip(servers, tasks, strict=True))):
+    for server, task in zip(servers, tasks, strict=True):
         server.should_exit = True
         for result in await asyncio.gather(task, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -249,7 +275,11 @@ async def _end(servers: Sequence[_Server], tasks: Sequence[asyncio.Task[None]]) 
 
 
 def _hear(
-    loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, hurry: Callable[[], None], inherited: Inherited | None
+    loop: asyncio.AbstractEventLoop,
+    stopping: asyncio.Event,
+    stop_at_once: Callable[[], None],
+    hurry: Callable[[], None],
+    inherited: Inherited | None,
 ) -> None:
     """Have the process stop when it is told to, or when nobody is left who could."""
     if inherited is None:
@@ -264,7 +294,8 @@ def _hear(
     def orphaned() -> None:
         loop.remove_reader(inherited.orphaned)
         logger.warning("the parent process is gone: stopping")
-        stopping.set()
+        # Its successor waits for the port and the spool.
+        stop_at_once()
 
     loop.add_reader(inherited.orphaned, orphaned)
 
@@ -337,6 +368,7 @@ def _server(app: ASGIApp, shutdown_seconds: int) -> _Server:
             server_header=False,
             # Nobody asks for a client's address.
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=shutdown_seconds,
             lifespan="on",
             backlog=BACKLOG,

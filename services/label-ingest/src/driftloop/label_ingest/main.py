@@ -113,6 +113,7 @@ def build(settings: Settings) -> Service:
         notes={"access": access.note} | ({} if mllp is None else {"mllp": mllp.note}),
         ready=ready if mllp is None else ready | {"mllp": mllp.problem},
         closers=(lambda: producer.close(5), reading.close, pool.close),
+        drain_seconds=settings.drain_seconds,
     )
 
 

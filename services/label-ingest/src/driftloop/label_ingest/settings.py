@@ -24,6 +24,8 @@ class Settings(MllpSettings, frozen=True, kw_only=True):
     management_port: int = 9001
     # A request's body may be this large: 1 MiB.
     max_body_bytes: int = 1_048_576
+    # So long it is not ready, and answers nonetheless, once it is told to stop.
+    drain_seconds: Annotated[float, Meta(ge=0, le=300)] = 0.0
     # Predictions, and what was joined to them, are kept at least so long; the log itself keeps them for 30.
     retention_days: Annotated[float, Meta(ge=60)] = 730.0
     # So long an outcome waits for its prediction.

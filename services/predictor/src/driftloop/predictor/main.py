@@ -82,7 +82,7 @@ def supervise(settings: Settings) -> NoReturn:
         host=settings.host,
         port=settings.port,
         management_port=settings.management_port,
-        stop_seconds=WORKERS_SECONDS,
+        stop_seconds=WORKERS_SECONDS + settings.drain_seconds,
     )
     try:
         run_workers(workers)
@@ -164,6 +164,7 @@ def build(settings: Settings, number: int = 0) -> Service:
         },
         notes={"model": replica.note, "spool": log.note, "access": admission.access.note},
         closers=(lambda: producer.close(FLUSH_SECONDS), spool.close, *(one.close for one in left)),
+        drain_seconds=settings.drain_seconds,
         shutdown_seconds=SHUTDOWN_SECONDS,
     )
 

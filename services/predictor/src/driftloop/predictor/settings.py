@@ -38,6 +38,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     max_batch_rows: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
     # No more than so many inferences of a worker wait for the log at once; those above are told to come again.
     max_in_flight: Annotated[int, Meta(ge=1)] = 5_000
+    # So long a replica that is told to stop is not ready, and answers nonetheless: its clients hear of it late.
+    drain_seconds: Annotated[float, Meta(ge=0, le=300)] = 0.0
     # How often the replica says what it serves, when nothing has changed.
     status_seconds: Annotated[float, Meta(gt=0)] = 30.0
 
