@@ -11,6 +11,8 @@
   who may order retrainings, promotions and roll-backs; `trainer/label-ingest-key`: of the trainer, who reads rows
 - `grafana/admin-password`: of Grafana's user `admin`
 
+Where `admin/database-url` is there already, the services' URLs lead to the database that it names.
+
 A file appears whole under its name or not at all, and of two that make it at once the first one's stays.
 """
 
@@ -19,6 +21,7 @@ import secrets
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -49,6 +52,10 @@ DATABASE = "postgres:5432/driftloop"
 SHARED, PRIVATE = 0o444, 0o400
 
 
+class DatabaseUrlError(ValueError):
+    """The administrator's URL cannot be one for others."""
+
+
 def main() -> int:
     """Make what is missing and say what was made."""
     if len(sys.argv) != 2:
@@ -56,7 +63,7 @@ def main() -> int:
         return 2
     try:
         made = make(Path(sys.argv[1]))
-    except (OSError, keys.KeyFileError, ApiKeyFileError) as error:
+    except (OSError, keys.KeyFileError, ApiKeyFileError, DatabaseUrlError) as error:
         sys.stderr.write(f"make_secrets.py: {error}\n")
         return 1
     sys.stdout.write(f"made {', '.join(made)}\n" if made else "every key and password is there\n")
@@ -68,7 +75,10 @@ def main() -> int:
 
 
 def make(folder: Path) -> list[str]:
-    """Make what is missing in `folder`; returns the files made. Raises OSError, KeyFileError, ApiKeyFileError."""
+    """Make what is missing in `folder`; returns the files made.
+
+    Raises OSError, KeyFileError, ApiKeyFileError, DatabaseUrlError.
+    """
     made: list[str] = []
 
     def keep(name: str, data: bytes, mode: int = PRIVATE) -> bytes:
@@ -77,10 +87,10 @@ def make(folder: Path) -> list[str]:
         return (folder / name).read_bytes()
 
     password = keep("admin/postgres-password", _random(), SHARED).decode()
-    keep("admin/database-url", f"postgresql://postgres:{password}@{DATABASE}".encode())
+    admin = keep("admin/database-url", f"postgresql://postgres:{password}@{DATABASE}".encode()).decode().strip()
     for service in SERVICES:
         password = keep(f"admin/{service}-password", _random()).decode()
-        url = f"postgresql://{Namespace().role(service)}:{password}@{DATABASE}"
+        url = _url_of(admin, Namespace().role(service), password)
         keep(f"{service.replace('_', '-')}/database-url", url.encode())
     keep("predictor/pseudonym", _random())
     for name, (file, scopes) in CALLERS.items():
@@ -116,6 +126,14 @@ def write_new(path: Path, data: bytes, mode: int) -> bool:
         draft.unlink()
     sync_folder(path.parent)
     return True
+
+
+def _url_of(admin: str, user: str, password: str) -> str:
+    """Where the administrator's URL leads, for another user. Raises DatabaseUrlError."""
+    parts = urlsplit(admin)
+    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname:
+        raise DatabaseUrlError("admin/database-url: write it as postgresql://user:password@host:port/database")
+    return parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 def _random() -> bytes:

@@ -11,12 +11,12 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import yaml
 
-from driftloop.common.settings import variable
+from driftloop.common.settings import Secret, variable
 from driftloop.common.topics import all_topics
 from driftloop.drift_monitor.settings import Settings as DriftMonitorSettings
 from driftloop.label_ingest.settings import Settings as LabelIngestSettings
@@ -72,14 +72,19 @@ def _schema() -> str:
         path.read_text(encoding="utf-8") for path in sorted((CHART / "templates").glob("*")) if path.is_file()
     )
     taken = PORTS | set(re.findall(r"name: ([A-Z][A-Z0-9_]+)", templates))
-    taken |= {name.removesuffix("_FILE") for name in taken}
-    known = {
-        component: {variable(field.name) for field in msgspec.structs.fields(settings)} - taken
-        for component, settings in SETTINGS.items()
-    }
+    taken |= {name.removesuffix("_FILE") for name in taken} | {f"{name}_FILE" for name in taken}
+    known = {component: _variables(settings) - taken for component, settings in SETTINGS.items()}
     for component, names in {"common": set.intersection(*known.values()), **known}.items():
         schema["$defs"][f"{component}Settings"] = _settings(names)
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _variables(settings: type[msgspec.Struct]) -> set[str]:
+    """By which a service is told its settings; a secret is given as a file only."""
+    return {
+        variable(field.name) + ("_FILE" if Secret in (field.type, *get_args(field.type)) else "")
+        for field in msgspec.structs.fields(settings)
+    }
 
 
 def _settings(names: set[str]) -> dict[str, Any]:

@@ -72,6 +72,26 @@ def test_a_services_url_holds_its_roles_password(made: Path) -> None:
     assert (url["user"], url["password"], url["host"]) == ("driftloop_label_ingest", password, "postgres")
 
 
+def test_services_are_led_to_the_database_of_an_administrator_who_was_there_before(tmp_path: Path) -> None:
+    (tmp_path / "admin").mkdir()
+    (tmp_path / "admin" / "database-url").write_text("postgresql://root:p%40ss@db.example:6432/loop?sslmode=require\n")
+    assert run(tmp_path).returncode == 0
+    url = conninfo.conninfo_to_dict((tmp_path / "trainer" / "database-url").read_text())
+    password = (tmp_path / "admin" / "trainer-password").read_text()
+    assert url == {
+        "user": "driftloop_trainer", "password": password, "host": "db.example", "port": "6432", "dbname": "loop",
+        "sslmode": "require",
+    }  # fmt: skip
+
+
+def test_a_database_url_that_is_none_is_refused_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "admin").mkdir()
+    (tmp_path / "admin" / "database-url").write_text("host=db.example password=sesame")
+    done = run(tmp_path)
+    assert (done.returncode, "admin/database-url: write it as postgresql://" in done.stderr) == (1, True)
+    assert "sesame" not in done.stderr
+
+
 def caller(folder: Path, file: str) -> Caller | Refused:
     """Whose key a file has."""
     return Access(KeyRing(folder / "predictor" / "api-keys.json")).check(

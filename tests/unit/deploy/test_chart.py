@@ -191,6 +191,39 @@ def test_the_chart_makes_no_secret(case: str) -> None:
     assert of_kind(case, "Secret") == []
 
 
+def read_keys(case: str) -> dict[str, set[str]]:
+    """Which keys of which Secrets the pods read; those of whole volumes are the files that variables name."""
+    read: dict[str, set[str]] = {}
+    for pod in pods(case).values():
+        for volume in pod["spec"]["volumes"]:
+            for source in volume.get("projected", {}).get("sources", []):
+                read.setdefault(source["secret"]["name"], set()).update(one["key"] for one in source["secret"]["items"])
+            if "secret" not in volume:
+                continue
+            keys = read.setdefault(volume["secret"]["secretName"], set())
+            keys.update(one["key"] for one in volume["secret"].get("items", []))
+            for container in containers(pod):
+                folders = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == volume["name"]]
+                for value in environment(container).values():
+                    keys.update(value[len(one) + 1 :] for one in folders if value.startswith(f"{one}/"))
+    return read
+
+
+@needs_helm
+def test_the_commands_of_the_docs_make_every_key_that_is_read(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"kubectl create secret generic (\S+)((?:\s+--from-file=\S+)+)", text)
+    paths = {name: {Path(path) for path in re.findall(r"--from-file=(\S+)", files)} for name, files in commands}
+    read = read_keys("default")
+    assert read.keys() == set(VALUES["secrets"].values())
+    for name, keys in read.items():
+        assert keys <= {path.name for path in paths[name]}, name
+    script = ROOT / "deploy" / "compose" / "make_secrets.py"
+    subprocess.run([sys.executable, script, tmp_path / "secrets"], check=True, capture_output=True)
+    for path in {path for name in read for path in paths[name]}:
+        assert (tmp_path / path).exists()
+
+
 @needs_helm
 @every_case
 def test_no_variable_holds_a_secret(case: str) -> None:
