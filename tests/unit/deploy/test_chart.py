@@ -263,6 +263,14 @@ def test_every_required_setting_is_given(case: str) -> None:
 
 
 @needs_helm
+def test_settings_are_given_as_they_are_written() -> None:
+    given = environment(workloads("production")["r-driftloop-predictor-loan"]["spec"]["containers"][0])
+    assert given["DRIFTLOOP_SPOOL_MAX_BYTES"] == "134217728"
+    assert (given["DRIFTLOOP_RATE_LIMIT"], given["COMPAT_ANONYMOUS"]) == ("0.5", "true")
+    assert given["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.observability:4318"
+
+
+@needs_helm
 @every_case
 def test_every_file_that_a_variable_names_is_mounted(case: str) -> None:
     for pod in pods(case).values():

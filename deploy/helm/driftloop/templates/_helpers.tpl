@@ -212,11 +212,16 @@ adminKey: database-url
 - {name: DRIFTLOOP_LOG_LEVEL, value: {{ .Values.logLevel }}}
 {{- end }}
 
+{{/* A value as a text. Numbers come as floats, whose text has an exponent from a million on. */}}
+{{- define "driftloop.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- end }}
+
 {{/* Settings that the user gives: the component's win. Called with a list: root, the component's values. */}}
 {{- define "driftloop.settings" -}}
 {{- $root := index . 0 -}}
 {{- range $name, $value := merge (dict) (index . 1).settings $root.Values.settings }}
-- {name: {{ $name }}, value: {{ $value | toString | quote }}}
+- {name: {{ $name }}, value: {{ include "driftloop.text" $value | quote }}}
 {{- end }}
 {{- end }}
 
@@ -269,7 +274,7 @@ adminKey: database-url
 - name: topics
   image: {{ include "driftloop.image" (list . .Values.operator.image) }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
-  args: [driftloop, topics, --replication, {{ .Values.topics.replication | quote }}]
+  args: [driftloop, topics, "--replication={{ .Values.topics.replication }}"]
   env:
     {{- include "driftloop.commonEnv" . | nindent 4 }}
     {{- include "driftloop.kafkaEnv" . | nindent 4 }}
@@ -468,7 +473,6 @@ readinessProbe:
   httpGet: {path: /readyz, port: management}
   periodSeconds: 5
   timeoutSeconds: 5
-  failureThreshold: 1
 {{- if not (hasKey $values "drainSeconds") }}
 lifecycle:
   # Proxies go on sending to a pod that ends until they have heard of it; this service does not wait for them by itself.
