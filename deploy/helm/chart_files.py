@@ -16,7 +16,7 @@ from typing import Any, get_args
 import msgspec
 import yaml
 
-from driftloop.common.settings import Secret, variable
+from driftloop.common.settings import Secret, single_settings, variable
 from driftloop.common.topics import all_topics
 from driftloop.drift_monitor.settings import Settings as DriftMonitorSettings
 from driftloop.label_ingest.settings import Settings as LabelIngestSettings
@@ -73,7 +73,11 @@ def _schema() -> str:
     )
     taken = PORTS | set(re.findall(r"name: ([A-Z][A-Z0-9_]+)", templates))
     taken |= {name.removesuffix("_FILE") for name in taken} | {f"{name}_FILE" for name in taken}
-    known = {component: _variables(settings) - taken for component, settings in SETTINGS.items()}
+    # How brokers are reached is the commands' matter, too, and has values of its own.
+    known = {
+        component: {name for name in _variables(settings) - taken if not name.startswith("KAFKA_")}
+        for component, settings in SETTINGS.items()
+    }
     for component, names in {"common": set.intersection(*known.values()), **known}.items():
         schema["$defs"][f"{component}Settings"] = _settings(names)
     return json.dumps(schema, indent=2) + "\n"
@@ -83,7 +87,7 @@ def _variables(settings: type[msgspec.Struct]) -> set[str]:
     """By which a service is told its settings; a secret is given as a file only."""
     return {
         variable(field.name) + ("_FILE" if Secret in (field.type, *get_args(field.type)) else "")
-        for field in msgspec.structs.fields(settings)
+        for field in single_settings(settings)
     }
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import yaml
 
-from driftloop.common.settings import variable
+from driftloop.common.settings import single_settings, variable
 from driftloop.devstack import docker
 from driftloop.drift_monitor.settings import Settings as DriftMonitorSettings
 from driftloop.label_ingest.settings import Settings as LabelIngestSettings
@@ -89,7 +89,7 @@ def test_what_runs_on_says_when_it_is_ready(name: str) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_required_setting_is_given(name: str) -> None:
     given = SERVICES[name]["environment"].keys()
-    required = {variable(field.name) for field in msgspec.structs.fields(SETTINGS[name]) if field.required}
+    required = {variable(field.name) for field in single_settings(SETTINGS[name]) if field.required}
     assert {one for one in required if one not in given and f"{one}_FILE" not in given} == set()
 
 

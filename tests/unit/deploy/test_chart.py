@@ -18,10 +18,12 @@ import pytest
 import yaml
 
 from deploy.helm import chart_files
-from driftloop.common.settings import variable
+from driftloop.common.kafka.settings import KafkaSettings
+from driftloop.common.settings import single_settings, variable
 from driftloop.common.topics import Namespace, all_topics
 from driftloop.drift_monitor.settings import Settings as DriftMonitorSettings
 from driftloop.label_ingest.settings import Settings as LabelIngestSettings
+from driftloop.predictor.settings import ReplaySettings
 from driftloop.predictor.settings import Settings as PredictorSettings
 from driftloop.trainer.settings import Settings as TrainerSettings
 from tests.support.paths import ROOT
@@ -41,24 +43,19 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
     "drift-monitor": DriftMonitorSettings,
     "trainer": TrainerSettings,
     "first-model": TrainerSettings,
+    "topics": KafkaSettings,
+    "replay": ReplaySettings,
 }
-# How every process reaches its brokers.
-KAFKA = {
-    f"KAFKA_{name}"
-    for name in (
-        "BOOTSTRAP_SERVERS", "SECURITY_PROTOCOL", "SASL_MECHANISM", "SASL_USERNAME", "SASL_PASSWORD_FILE",
-        "SSL_CA_LOCATION", "SSL_CERTIFICATE_LOCATION", "SSL_KEY_LOCATION",
-    )
-}  # fmt: skip
 # What libraries read by themselves: libpq's, and the SDKs' of S3 and of traces.
 LIBRARIES = re.compile(r"PGSSL(MODE|ROOTCERT)|(AWS|OTEL)_\w+")
+# What the operator's commands take, some of it as an option's variable.
 COMMANDS = {
-    "migrate": {"DATABASE_URL_FILE", "DRIFTLOOP_NAMESPACE", "DRIFTLOOP_LOG_LEVEL"}
-    | {f"DRIFTLOOP_{name}_DB_PASSWORD_FILE" for name in ("LABEL_INGEST", "DRIFT_MONITOR", "TRAINER")},
-    "topics": KAFKA | {"DRIFTLOOP_NAMESPACE", "DRIFTLOOP_LOG_LEVEL"},
-    "replay": KAFKA | {"DRIFTLOOP_NAMESPACE", "DRIFTLOOP_LOG_LEVEL", "DRIFTLOOP_SPOOL"},
-    "test": set[str](),
-}
+    "migrate": {
+        "DATABASE_URL", "DRIFTLOOP_NAMESPACE", "DRIFTLOOP_LABEL_INGEST_DB_PASSWORD",
+        "DRIFTLOOP_DRIFT_MONITOR_DB_PASSWORD", "DRIFTLOOP_TRAINER_DB_PASSWORD",
+    },
+    "topics": {"DRIFTLOOP_NAMESPACE"},
+}  # fmt: skip
 
 every_case = pytest.mark.parametrize("case", CASES)
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed: `.ci/run` installs it where Go is")
@@ -242,22 +239,22 @@ def test_every_variable_is_known_to_who_gets_it_and_given_once(case: str) -> Non
         for container in containers(pod):
             given = [one["name"] for one in container.get("env") or []]
             assert len(given) == len(set(given)), container["name"]
-            known = COMMANDS.get(container["name"], KAFKA)
+            names = COMMANDS.get(container["name"], set[str]())
             if container["name"] in SETTINGS:
-                names = {variable(one.name) for one in msgspec.structs.fields(SETTINGS[container["name"]])}
-                known = known | names | {f"{name}_FILE" for name in names} | {"DRIFTLOOP_DRAIN_SECONDS"}
+                names = names | {variable(one.name) for one in single_settings(SETTINGS[container["name"]])}
+            known = names | {f"{name}_FILE" for name in names}
             assert {name for name in given if name not in known and not LIBRARIES.fullmatch(name)} == set()
 
 
 @needs_helm
 @every_case
 def test_every_required_setting_is_given(case: str) -> None:
-    for pod in workloads(case).values():
+    for pod in pods(case).values():
         for container in containers(pod):
             if container["name"] not in SETTINGS:
                 continue
             given = environment(container)
-            for one in msgspec.structs.fields(SETTINGS[container["name"]]):
+            for one in single_settings(SETTINGS[container["name"]]):
                 name = variable(one.name)
                 assert not one.required or name in given or f"{name}_FILE" in given, name
 

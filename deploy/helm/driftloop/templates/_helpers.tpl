@@ -105,7 +105,7 @@ securityContext:
 bootstrapServers: {{ $fullname }}-kafka-bootstrap:9093
 securityProtocol: SASL_SSL
 sasl: {mechanism: SCRAM-SHA-512, username: {{ $fullname }}, existingSecret: {{ $fullname }}, passwordKey: password}
-tls: {caSecret: {{ $fullname }}-cluster-ca-cert, caKey: ca.crt, clientSecret: ""}
+tls: {caSecret: {{ $fullname }}-cluster-ca-cert, caKey: ca.crt, clientSecret: "", endpointIdentification: https}
 {{- else -}}
 {{ toYaml .Values.kafka }}
 {{- end -}}
@@ -126,6 +126,9 @@ tls: {caSecret: {{ $fullname }}-cluster-ca-cert, caKey: ca.crt, clientSecret: ""
 {{- if and $kafka.tls.clientSecret (hasSuffix "SSL" $kafka.securityProtocol) }}
 - {name: KAFKA_SSL_CERTIFICATE_LOCATION, value: /secrets/kafka/tls.crt}
 - {name: KAFKA_SSL_KEY_LOCATION, value: /secrets/kafka/tls.key}
+{{- end }}
+{{- if and (eq $kafka.tls.endpointIdentification "none") (hasSuffix "SSL" $kafka.securityProtocol) }}
+- {name: KAFKA_SSL_ENDPOINT_IDENTIFICATION, value: none}
 {{- end }}
 {{- end }}
 
@@ -206,9 +209,13 @@ adminKey: database-url
 {{- end }}
 {{- end }}
 
-{{/* What every process of the house is told. */}}
-{{- define "driftloop.commonEnv" -}}
+{{- define "driftloop.namespaceEnv" -}}
 - {name: DRIFTLOOP_NAMESPACE, value: {{ .Values.namespace | quote }}}
+{{- end }}
+
+{{/* What every service is told. */}}
+{{- define "driftloop.commonEnv" -}}
+{{ include "driftloop.namespaceEnv" . }}
 - {name: DRIFTLOOP_LOG_LEVEL, value: {{ .Values.logLevel }}}
 {{- end }}
 
@@ -234,7 +241,7 @@ adminKey: database-url
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   args: [driftloop, migrate]
   env:
-    {{- include "driftloop.commonEnv" . | nindent 4 }}
+    {{- include "driftloop.namespaceEnv" . | nindent 4 }}
     - {name: DATABASE_URL_FILE, value: /secrets/admin/database-url}
     {{- range $service := list "label_ingest" "drift_monitor" "trainer" }}
     - {name: DRIFTLOOP_{{ upper $service }}_DB_PASSWORD_FILE, value: /secrets/admin/{{ $service }}-password}
@@ -276,7 +283,7 @@ adminKey: database-url
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   args: [driftloop, topics, "--replication={{ .Values.topics.replication }}"]
   env:
-    {{- include "driftloop.commonEnv" . | nindent 4 }}
+    {{- include "driftloop.namespaceEnv" . | nindent 4 }}
     {{- include "driftloop.kafkaEnv" . | nindent 4 }}
   {{- include "driftloop.containerSecurity" . | nindent 2 }}
   resources:

@@ -1,7 +1,7 @@
 """Environment → frozen settings. Read once, in `main`; never at import time."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -64,6 +64,15 @@ def read_settings(cls: type[T], environ: Mapping[str, str] | None = None) -> T:
 def is_group(kind: Any) -> bool:
     """Whether a field stands for settings that several services have in common."""
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind is not Secret
+
+
+def single_settings(cls: type[msgspec.Struct]) -> Iterator[msgspec.structs.FieldInfo]:
+    """Every setting that has a variable of its own, those of groups among them."""
+    for field in msgspec.structs.fields(cls):
+        if is_group(field.type):
+            yield from single_settings(field.type)
+        else:
+            yield field
 
 
 def read_secret(name: str, environ: Mapping[str, str]) -> Secret | None:
