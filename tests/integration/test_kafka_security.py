@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from driftloop.common.kafka.admin import Unreachable, admin_client, check_reachable, identities
 from driftloop.common.kafka.config import Brokers, consumer_config, producer_config
@@ -22,10 +23,11 @@ from driftloop.common.startup import NotThere, wait_for_topics
 from driftloop.common.topics import OUTCOMES, TOPICS, Namespace
 from driftloop.devstack.model import StackUnavailable
 from tests.support.certificates import Authority
+from tests.support.chart import HELM, template
 from tests.support.counting import Counting
 from tests.support.house import House
 from tests.support.predictors import predictor
-from tests.support.secured_broker import PASSWORD, SecuredBroker, secured_broker
+from tests.support.secured_broker import LIMITED, PASSWORD, SecuredBroker, secured_broker
 from tests.support.waiting import wait_until
 
 KEY_PASSWORD = "a password of a client's key"
@@ -122,6 +124,46 @@ def test_who_is_refused_hears_at_once_why(broker: SecuredBroker, refused: Refuse
     assert time.monotonic() - begun < 20
     for secret in (PASSWORD, WRONG, KEY_PASSWORD):
         assert secret not in str(raised.value)
+
+
+@pytest.mark.skipif(HELM is None, reason="helm is not installed")
+def test_the_rights_that_the_chart_asks_strimzi_for_are_enough_and_hold_for_its_own_topics(
+    broker: SecuredBroker, house: House
+) -> None:
+    namespace = house.namespace
+    (user,) = (
+        one
+        for one in template(
+            "-s", "templates/strimzi.yaml", "--set", f"strimzi.enabled=true,namespace={namespace.prefix}"
+        )
+        if one["kind"] == "KafkaUser"
+    )
+    broker.allow(user["spec"]["authorization"]["acls"])
+    environment = broker.environment("password", SASL_USERNAME=LIMITED)
+    assert make_topics(broker.environment("password"), namespace.prefix).returncode == 0
+    wait_for_topics(brokers(environment), namespace, TOPICS, seconds=0)
+    with pytest.raises(NotThere):
+        wait_for_topics(brokers(environment), Namespace(f"x{namespace.prefix}"), TOPICS, seconds=0)
+    # Like every service that consumes: what is read is published, and the group's offsets feed the lag.
+    outcomes = namespace.topic(OUTCOMES)
+    producer = DeliveryProducer(producer_config(brokers(environment), "tests"))
+    producer.produce_and_wait(outcomes, 0, b"key", b"value", [], timeout=30)
+    producer.close(5)
+    consumer = Consumer(consumer_config(brokers(environment), "tests", namespace.group("label-ingest")))
+    consumer.subscribe([outcomes], on_assign=lambda one, given: one.incremental_assign(_from_the_start(given)))
+    read = wait_until(lambda: consumer.poll(0.1), "a record")
+    assert (read.error(), read.value()) == (None, b"value")
+    assert [one.error for one in consumer.commit(message=read, asynchronous=False)] == [None]
+    consumer.close()
+    process, _url = predictor(house)
+    process.kill()
+    process.env.update(environment)
+    process.start()
+    wait_until(lambda: "no revision of model 'diabetes' serves" in (process.problem() or ""), "only a model lacks")
+
+
+def _from_the_start(given: list[TopicPartition]) -> list[TopicPartition]:
+    return [TopicPartition(one.topic, one.partition, OFFSET_BEGINNING) for one in given]
 
 
 def test_a_broker_by_another_name_than_its_certificates_is_not_trusted_unless_told_so(broker: SecuredBroker) -> None:

@@ -1,11 +1,21 @@
 """A broker of a test's own that lets in only whom it knows, by certificate or by password, and encrypts."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from confluent_kafka.admin import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin import (
+    AclBinding,
+    AclPermissionType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from driftloop.common.kafka.admin import admin_client
 from driftloop.devstack import kafka, server
@@ -14,6 +24,8 @@ from driftloop.devstack.server import Ports
 from tests.support.certificates import Authority, Certified
 
 USER, PASSWORD = "driftloop", "a password of the broker's tests"
+# One who may do nothing but what a test allows; the others may do everything.
+LIMITED = "limited"
 # Listener → its protocol, beside the one that a stack has anyway.
 LISTENERS = {"password": "SASL_SSL", "certificate": "SSL"}
 _MODULES = {
@@ -25,11 +37,30 @@ _MODULES = {
 
 @dataclass(frozen=True)
 class SecuredBroker:
-    """Where it is, who signed its certificate, and a client's own."""
+    """Where it is, for everybody and for whom it knows, who signed its certificate, and a client's own."""
 
+    open_to_all: str
     ports: Ports
     authority: Authority
     client: Certified
+
+    def allow(self, acls: Sequence[Mapping[str, Any]]) -> None:
+        """Give the limited user rights, as Strimzi's `KafkaUser` writes them."""
+        rights = [
+            AclBinding(
+                ResourceType.BROKER if one["resource"]["type"] == "cluster" else one["resource"]["type"],
+                one["resource"].get("name", "kafka-cluster"),
+                {"prefix": "PREFIXED"}.get(one["resource"].get("patternType", ""), "LITERAL"),
+                f"User:{LIMITED}",
+                "*",
+                re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation),
+                AclPermissionType.ALLOW,
+            )
+            for one in acls
+            for operation in one["operations"]
+        ]
+        for future in admin_client(self.open_to_all).create_acls(rights).values():
+            future.result(30)
 
     def environment(self, listener: str, host: str = "127.0.0.1", **changed: str) -> dict[str, str]:
         """The settings that reach one of its listeners; those that are changed by their names without KAFKA_."""
@@ -66,8 +97,8 @@ def secured_broker(folder: Path, key_password: str) -> Iterator[SecuredBroker]:
     secured = replace(plain, port_names=(*plain.port_names, *LISTENERS), prepare=prepare)
     address, _new = server.ensure(secured, folder / "kafka", attached=True, progress=silent)
     try:
-        _add_user(address)
-        yield SecuredBroker(ports, authority, client)
+        _add_users(address)
+        yield SecuredBroker(address, ports, authority, client)
     finally:
         server.stop(secured, folder / "kafka", purge=True)
 
@@ -79,6 +110,8 @@ def _secured(properties: Mapping[str, str], ports: Ports, identity: Path, truste
         "listeners": f"{properties['listeners']},{places}",
         "advertised.listeners": f"{properties['advertised.listeners']},{places}",
         "listener.security.protocol.map": f"{properties['listener.security.protocol.map']},{protocols}",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:ANONYMOUS;User:{USER};User:CN=client",
         "sasl.enabled.mechanisms": ",".join(name.upper() for name in _MODULES),
         "listener.name.certificate.ssl.client.auth": "required",
         "ssl.keystore.type": "PEM",
@@ -92,9 +125,10 @@ def _secured(properties: Mapping[str, str], ports: Ports, identity: Path, truste
     return changed
 
 
-def _add_user(address: str) -> None:
+def _add_users(address: str) -> None:
     """By the listener that lets anybody in."""
-    for kind in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
-        added = UserScramCredentialUpsertion(USER, ScramCredentialInfo(kind, 4096), PASSWORD.encode())
+    kinds = (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)
+    for user, kind in itertools.product((USER, LIMITED), kinds):
+        added = UserScramCredentialUpsertion(user, ScramCredentialInfo(kind, 4096), PASSWORD.encode())
         for future in admin_client(address).alter_user_scram_credentials([added]).values():
             future.result(30)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import msgspec
@@ -18,22 +17,18 @@ import pytest
 import yaml
 
 from deploy.helm import chart_files
-from driftloop.common.kafka.settings import KafkaSettings
-from driftloop.common.settings import single_settings, variable
+from driftloop.common.kafka.settings import KafkaSettings, brokers_of
+from driftloop.common.settings import read_settings, single_settings, variable
 from driftloop.common.topics import Namespace, all_topics
 from driftloop.drift_monitor.settings import Settings as DriftMonitorSettings
 from driftloop.label_ingest.settings import Settings as LabelIngestSettings
 from driftloop.predictor.settings import ReplaySettings
 from driftloop.predictor.settings import Settings as PredictorSettings
 from driftloop.trainer.settings import Settings as TrainerSettings
+from tests.support.chart import CHART, HELM, KUBERNETES, Object, helm, template
 from tests.support.paths import ROOT
 
-CHART = ROOT / "deploy" / "helm" / "driftloop"
 CASES = ("default", "production", "external", "operators")
-HELM = shutil.which("helm") or shutil.which("helm", path=Path.home() / "go" / "bin")
-# What the control plane of the installation's own test is.
-KUBERNETES = "1.37.0"
-Object = dict[str, Any]
 VALUES: Object = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 ACCEPTED = jsonschema.Draft202012Validator(SCHEMA)
@@ -59,16 +54,6 @@ COMMANDS = {
 
 every_case = pytest.mark.parametrize("case", CASES)
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed: `.ci/run` installs it where Go is")
-
-
-def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(HELM), *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-def template(*arguments: str | Path, release: str = "r", chart: Path = CHART) -> list[Object]:
-    done = helm("template", release, chart, "--kube-version", KUBERNETES, *arguments)
-    assert done.returncode == 0, done.stderr
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
 
 
 def refusal(*arguments: str | Path) -> str:
@@ -248,15 +233,21 @@ def test_every_variable_is_known_to_who_gets_it_and_given_once(case: str) -> Non
 
 @needs_helm
 @every_case
-def test_every_required_setting_is_given(case: str) -> None:
+def test_services_and_commands_take_the_settings_that_they_are_given(case: str, tmp_path: Path) -> None:
     for pod in pods(case).values():
         for container in containers(pod):
             if container["name"] not in SETTINGS:
                 continue
             given = environment(container)
-            for one in single_settings(SETTINGS[container["name"]]):
-                name = variable(one.name)
-                assert not one.required or name in given or f"{name}_FILE" in given, name
+            for name, value in given.items():
+                if value.startswith("/") and "," not in value:
+                    file = tmp_path / value.lstrip("/")
+                    given[name] = str(file)
+                    if name.endswith("_FILE") or name.startswith("KAFKA_"):
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        file.write_text("what a Secret holds")
+            settings = read_settings(SETTINGS[container["name"]], given)
+            brokers_of(settings if isinstance(settings, KafkaSettings) else settings.kafka)  # type: ignore[attr-defined]
 
 
 @needs_helm
