@@ -249,7 +249,7 @@ class OutboxDrainer:
         was sent after the backup from which it was restored. Raises BehindTheLog.
         """
         query = "SELECT partition, next FROM outbox_sequences WHERE shard = %s AND topic = %s"
-        given = dict(connection.execute(query, [self._shard, topic]).fetchall())
+        given: dict[int, int] = dict(connection.execute(query, [self._shard, topic]).fetchall())
         retired = {name for (name,) in connection.execute("SELECT source FROM outbox_retired").fetchall()}
         for partition, record in self._last_records(self._topics[topic]).items():
             name, number = numbered(record.headers)
