@@ -131,7 +131,7 @@ def write_new(path: Path, data: bytes, mode: int) -> bool:
 def _url_of(admin: str, user: str, password: str) -> str:
     """Where the administrator's URL leads, for another user. Raises DatabaseUrlError."""
     parts = urlsplit(admin)
-    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname:
+    if parts.scheme not in ("postgresql", "postgres"):
         raise DatabaseUrlError("admin/database-url: write it as postgresql://user:password@host:port/database")
     return parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
 

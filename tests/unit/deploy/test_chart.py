@@ -616,6 +616,7 @@ def test_rules_and_dashboards_go_along_as_they_are_but_for_the_runbooks(tmp_path
         ("predictor.settings.DRIFTLOOP_RATE_LIMTI=5", "'DRIFTLOOP_RATE_LIMTI' not allowed"),
         ("trainer.settings.DRIFTLOOP_PORT=5", "'DRIFTLOOP_PORT' not allowed"),
         ("replicaCount=3", "'replicaCount' not allowed"),
+        (r"commonLabels.driftloop/model=other", "'driftloop/model'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_reason(setting: str, said: str) -> None:
