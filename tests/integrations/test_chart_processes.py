@@ -127,6 +127,7 @@ def installation(stack: Stack, tmp_path: Path) -> Iterator[Installation]:
     House(stack, namespace, tmp_path).remove()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.slow("twelve processes start, most of them one after the other")
 def test_a_fresh_installation_gets_a_model_answers_and_stops_in_order(installation: Installation) -> None:
     prepared = {}
