@@ -9,6 +9,7 @@ from grafana_foundation_sdk.builders import heatmap, prometheus, stat, timeserie
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from deploy.grafana.expressions import MODEL
@@ -129,7 +130,16 @@ def heat_map(title: str, description: str, unit: str, query: Query, *, buckets: 
         .height(HEIGHT)
         .calculate(False)
         .cell_gap(1)
-        .color(heatmap.HeatmapColorOptions().scheme("Oranges").steps(64))
+        .y_axis(heatmap.YAxisConfig().unit(unit if buckets else units.Short))
+        .cell_values(heatmap.CellValues().unit(units.Short if buckets else unit))
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(HeatmapColorMode.SCHEME)
+            .scheme("Oranges")
+            .fill("dark-orange")
+            .exponent(0.5)
+            .steps(64)
+        )
         .show_legend()
         .thresholds(_thresholds(()))
         .with_target(_target(*query).ref_id("A").format(shape))

@@ -4,7 +4,9 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -140,7 +142,7 @@ class Services:
         """Wait until nothing is left to publish, nor to read of what was published."""
         wait_until(lambda: rows(self.house, "label_ingest", "SELECT count(*) FROM outbox") == [(0,)], "an empty outbox")
         for topic in (PREDICTIONS, LABELED_PREDICTIONS):
-            wait_until(lambda topic=topic: read_to_the_end(self.house, topic), f"{topic.name} read to its end")
+            wait_until(partial(read_to_the_end, self.house, topic), f"{topic.name} read to its end")
 
 
 def read_to_the_end(house: House, topic: Topic) -> bool:
@@ -153,7 +155,7 @@ def read_to_the_end(house: House, topic: Topic) -> bool:
     return dict(stored) == ends
 
 
-def rows(house: House, service: str, query: str, *values: object) -> list[tuple[int, ...]]:
+def rows(house: House, service: str, query: str, *values: object) -> list[Any]:
     with house.database(service) as connection:
         return connection.execute(query.encode(), values).fetchall()
 

@@ -23,6 +23,7 @@ import yaml
 from rich.console import Console
 
 from driftloop.demo import run as demo
+from driftloop.demo import installation
 from driftloop.demo.installation import Installation
 from driftloop.demo.loop import Loop
 from driftloop.devstack import Stack
@@ -81,7 +82,8 @@ class Watched:
         """Whether every service has been scraped, and no rule that was evaluated before that is remembered."""
         scraped = f'count(up == 1) == {SERVICES} unless on () ALERTS{{alertname="DriftloopServiceDown"}}'
         try:
-            return bool(self.ask(scraped, time.time(), time.time()))
+            ready = self.client.get(f"{self.url}/-/ready").is_success
+            return ready and bool(self.ask(scraped, time.time(), time.time()))
         except httpx.TransportError:
             return False
 
@@ -175,10 +177,16 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("KAFKA_BOOTSTRAP_SERVERS", stack.bootstrap_servers)
         patch.setenv("DATABASE_URL", stack.database_url)
 
+        installed: list[Installation] = []
+
+        def prepare(*arguments: Any, **named: Any) -> Installation:
+            installed.append(installation.prepare(*arguments, **named))
+            return installed[0]
+
         class WatchedLoop(Loop):
             def __init__(self, *arguments: Any, **named: Any) -> None:
                 super().__init__(*arguments, **named)
-                found.append(resources.enter_context(watching(folder / "watching", self.installation)))
+                found.append(resources.enter_context(watching(folder / "watching", installed[0])))
 
             def say(self, text: str) -> None:
                 if text.startswith("an older population"):
@@ -190,6 +198,7 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 found[0].ended = time.time()
                 return counts
 
+        patch.setattr(demo, "prepare", prepare)
         patch.setattr(demo, "Loop", WatchedLoop)
         demo.run("older-population", folder / "run", 11, Console(file=io.StringIO(), width=120))
         yield found[0]
