@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Containers:
     project: str
     ports: dict[str, int]
     models: Path
+    _keys: dict[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run one `docker compose` command, however it ends."""
@@ -88,7 +89,9 @@ class Containers:
 
     def key(self, name: str = "api-key") -> dict[str, str]:
         """The header with an API key that was made for people on this machine."""
-        return {"x-api-key": self.compose("run", "--rm", "-T", "secrets", "cat", f"/secrets/client/{name}").strip()}
+        if name not in self._keys:
+            self._keys[name] = self.compose("run", "--rm", "-T", "secrets", "cat", f"/secrets/client/{name}").strip()
+        return {"x-api-key": self._keys[name]}
 
     def model(self) -> Any:
         """What the trainer tells of the model."""

@@ -62,7 +62,7 @@ def traffic(
             operator_key=Secret(operator_key_file.read_text().strip()),
         )
         _run(doors, contract, np.random.default_rng(secrets.randbelow(2**31) if seed is None else seed))
-    except (DemoFailed, ContractError, KafkaException, httpx.HTTPError, OSError, ValueError) as error:
+    except (RuntimeError, ContractError, KafkaException, httpx.HTTPError, OSError, ValueError) as error:
         _fail(error)
 
 
