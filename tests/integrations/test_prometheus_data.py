@@ -22,8 +22,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from driftloop.demo import run as demo
 from driftloop.demo import installation
+from driftloop.demo import run as demo
 from driftloop.demo.installation import Installation
 from driftloop.demo.loop import Loop
 from driftloop.devstack import Stack
