@@ -141,10 +141,9 @@ def configure(folder: Path, installation: Installation, alertmanager: int, recei
     (folder / "prometheus.yml").write_text(yaml.safe_dump(prometheus))
     (folder / "token").write_text("a-token")
     example = EXAMPLE.read_text().replace("/etc/alertmanager/secrets/webhook-token", str(folder / "token"))
-    example = re.sub(r"https://\w+\.example\.org/alertmanager", receiver, example).replace(
-        "group_wait: 30s", "group_wait: 1s"
-    )
-    (folder / "alertmanager.yml").write_text(example.replace("group_wait: 30s", "group_wait: 1s"))
+    example = re.sub(r"https://\w+\.example\.org/alertmanager", receiver, example)
+    example = re.sub(r"(group_wait|group_interval): \w+", r"\1: 1s", example)
+    (folder / "alertmanager.yml").write_text(example)
 
 
 @contextmanager
