@@ -55,8 +55,8 @@ def config(image: str) -> dict[str, Any]:
 @every_image
 def test_an_image_has_nothing_to_build_or_install_with(image: str) -> None:
     look = f"for one in {' '.join(TOOLS)}; do command -v $one; done; for one in pip ensurepip setuptools; do python -c "
-    look += "'import importlib.util as u, sys; u.find_spec(sys.argv[1]) and print(sys.argv[1])' $one; done"
-    assert inside(image, "sh", "-c", look) == ""
+    look += "'import importlib.util as u, sys; u.find_spec(sys.argv[1]) and print(sys.argv[1])' $one; done; echo looked"
+    assert inside(image, "sh", "-c", look) == "looked\n"
 
 
 @every_image
@@ -90,7 +90,7 @@ def test_a_services_image_says_how_its_health_is_asked(image: str) -> None:
 @pytest.mark.parametrize("image", ["predictor", "drift-monitor", "trainer"])
 def test_an_image_can_still_talk_to_s3(image: str) -> None:
     make = "import botocore.session as b; s = b.get_session(); [s.create_client(n, 'eu-west-1') for n in ('s3', 'sts')]"
-    inside(image, "python", "-c", make)
+    assert inside(image, "python", "-c", f"{make}; print('made')") == "made\n"
 
 
 @pytest.mark.parametrize("module", ["psycopg", "sklearn", "pandas", "joblib"])
