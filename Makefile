@@ -10,8 +10,8 @@ WORKERS ?= 2
 ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format dashboards chart-files test test-integrations compose-test image-sizes bench demo up down \
-	status clean
+.PHONY: help setup check format dashboards chart-files test test-integrations compose-test chart-test image-sizes bench demo up \
+	down status clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,11 @@ compose-test: setup ## build the images and bring docker-compose.yml up for real
 
 image-sizes: ## how large the images are that have been built here
 	@docker image ls --filter 'reference=*driftloop/*' --format 'table {{.Repository}}\t{{.Tag}}\t{{.Size}}'
+
+# The first time it builds the control plane, for a quarter of an hour; it says what it does.
+chart-test: setup ## the Helm chart on a real Kubernetes control plane: install, upgrade, roll back, drain, uninstall
+	@if command -v go >/dev/null; then tests/support/control-plane build; else echo "Go is not installed" >&2; fi
+	$(BIN)/pytest -n 0 tests/chart $(PYTEST_ARGS)
 
 bench: setup ## measure ours beside its peers in the same run; ONLY=name runs one benchmark
 	@$(BIN)/python -m benchmarks.run $(ONLY)
