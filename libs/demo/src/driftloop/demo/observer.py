@@ -33,7 +33,8 @@ class Observer:
 
     def report(self) -> dict[str, Any]:
         """The drift monitor's report."""
-        return self._get(f"{self._doors.drift_monitor}/v1/report", self._doors.operator_key, windows="1000")
+        url = f"{self._doors.drift_monitor}/v1/report"
+        return self._get(url, self._doors.operator_key, model=self._model, windows="1000")
 
     def version(self, number: int) -> dict[str, Any] | None:
         """What the monitor says of one version, None before it has met it."""
@@ -45,7 +46,7 @@ class Observer:
 
     def labels(self) -> dict[str, Any]:
         """label-ingest's counts."""
-        return self._get(f"{self._doors.label_ingest}/v1/summary", self._doors.client_key)
+        return self._get(f"{self._doors.label_ingest}/v1/summary", self._doors.client_key, model=self._model)
 
     def counted(self) -> tuple[int, int]:
         """How many predictions and how many labels the monitor has counted, over all versions."""
