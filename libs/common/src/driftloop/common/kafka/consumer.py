@@ -216,6 +216,9 @@ class ConsumerLoop:
         """What was read without errors. Raises what went wrong in a call-back, Halted, KafkaException."""
         self.state.assigned = set(self._assignment.held)
         self.state.joined = self._assignment.joined
+        if self.state.joined:
+            # Why it was not is no reason for the next time.
+            self.state.trouble = None
         self._show_lag()
         if self._assignment.failure is not None and not self._stop.is_set():
             raise self._assignment.failure
