@@ -126,9 +126,7 @@ def replay_command(
         check_reachable(brokers)
         log = Log(brokers, Namespace(settings.namespace).topic(PREDICTIONS))
         found = replay(log, stored.watch, stored.version, stored.windows, progress, stored.erased)
-    except (SettingsError, ContractError, TopicsError, CannotReplay) as error:
-        _fail(str(error))
-    except Unreachable as error:
+    except (SettingsError, ContractError, TopicsError, CannotReplay, Unreachable) as error:
         _fail(str(error))
     except (KafkaException, TimeoutError) as error:
         _fail(f"the brokers at {settings.kafka.kafka_bootstrap_servers} did not answer: {error}")

@@ -275,10 +275,9 @@ def _trainer() -> Iterator[_Trainer]:
         with _opened(settings) as trainer:
             yield trainer
     except (
-        SettingsError, ContractError, KeyFileError, ArtifactError, TopicsError, Refused, LookupError, ValueError,
+        SettingsError, ContractError, KeyFileError, ArtifactError, TopicsError, Unreachable, Refused, LookupError,
+        ValueError,
     ) as error:  # fmt: skip
-        _fail(str(error))
-    except Unreachable as error:
         _fail(str(error))
     except (KafkaException, ReadTimeout) as error:
         _fail(f"the brokers at {settings.kafka.kafka_bootstrap_servers} did not answer: {error}")
