@@ -151,8 +151,8 @@ class OutboxDrainer:
 
     def _drain_if_ours(self, connection: Connection, stop: threading.Event) -> None:
         try:
-            # If the connection dies the lock goes with it, and the next statement fails.
             self._compared.clear()
+            # If the connection dies the lock goes with it, and the next statement fails.
             if self._owns_shard(connection):
                 source = self._source(connection)
                 while not stop.is_set():
