@@ -21,10 +21,11 @@ from driftloop.common.kafka.admin import (
     create_topics,
     verify_topics,
 )
+from driftloop.common.kafka.reader import ReadTimeout
 from driftloop.common.kafka.settings import KafkaSettings, brokers_of
 from driftloop.common.postgres import migrations
 from driftloop.common.postgres.pool import first_line
-from driftloop.common.postgres.restoring import retire_outboxes
+from driftloop.common.postgres.restoring import StillRunning, retire_outboxes
 from driftloop.common.settings import Secret, SettingsError, read_secret, read_settings
 from driftloop.common.topics import Namespace, all_topics
 
@@ -88,20 +89,25 @@ def migrate(
 
 @app.command()
 def restored(database_url: DatabaseUrl = "", namespace: NamespaceOption = "") -> None:
-    """After the database was restored from a backup, and before any service starts: let the log's tail not count.
+    """After the database was restored, and before any service but predictors starts: let the log's tail not count.
 
-    What the services published since the backup they decide and publish anew. Safe to repeat.
+    What the services published since the backup they decide and publish anew. Safe to repeat. Brokers are named, and
+    reached, by KAFKA_… as in the services.
     """
     try:
-        retired = retire_outboxes(_administrator(database_url), _namespace(namespace))
-    except (migrations.MigrationError, SettingsError) as error:
+        brokers = brokers_of(read_settings(KafkaSettings))
+        check_reachable(brokers)
+        retired = retire_outboxes(_administrator(database_url), _namespace(namespace), brokers)
+    except (migrations.MigrationError, StillRunning, SettingsError, Unreachable) as error:
         fail(str(error))
+    except (KafkaException, ReadTimeout) as error:
+        fail(f"the brokers at {brokers} did not answer: {error}")
     except psycopg.Error as error:
         fail(f"the database refused: {first_line(error)}")
     for source in retired:
         typer.echo(f"{source}: what it published since the backup does not count")
     if not retired:
-        typer.echo("nothing was published before the backup, or this was run already")
+        typer.echo("nothing has been published, or this was run already")
 
 
 def _administrator(database_url: str) -> str:

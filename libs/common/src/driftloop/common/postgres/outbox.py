@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 import psycopg
@@ -78,6 +79,15 @@ def emit(connection: Connection, events: Iterable[Outgoing], shard: int = 0) -> 
     ]
     if rows:
         connection.execute(_EMIT, [shard, msgspec.json.encode(rows).decode()])
+
+
+def shard_lock(connection: Connection, shard: int, until: Literal["session", "transaction"] = "session") -> bool:
+    """Take the lock of whoever drains a shard of the schema that is first in the search path, unless another has it."""
+    function = "pg_try_advisory_lock" if until == "session" else "pg_try_advisory_xact_lock"
+    row = connection.execute(
+        f"SELECT {function}(%s, hashtext(current_schema() || %s))".encode(), [_LOCK_CLASS, f":{shard}"]
+    ).fetchone()
+    return bool(row and row[0])
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,9 @@ class OutboxDrainer:
         try:
             self._compared.clear()
             # If the connection dies the lock goes with it, and the next statement fails.
-            if self._owns_shard(connection):
+            owned = shard_lock(connection, self._shard)
+            connection.commit()
+            if owned:
                 source = self._source(connection)
                 while not stop.is_set():
                     self._drain(connection, source, stop)
@@ -166,13 +178,6 @@ class OutboxDrainer:
                 connection.rollback()
                 connection.execute("SELECT pg_advisory_unlock_all()")
                 connection.commit()
-
-    def _owns_shard(self, connection: Connection) -> bool:
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(%s, hashtext(current_schema() || %s))", [_LOCK_CLASS, f":{self._shard}"]
-        ).fetchone()
-        connection.commit()
-        return bool(row and row[0])
 
     def _drain(self, connection: Connection, source: str, stop: threading.Event) -> None:
         rows = self._numbered(connection, source)
@@ -258,8 +263,8 @@ class OutboxDrainer:
                 raise BehindTheLog(
                     f"topic {self._topics[topic]!r}, partition {partition}: the log ends with number {number} of "
                     f"{name!r}, which this database has not given: it is older than the log, as one that was restored "
-                    "from a backup. Stop the services, restore it once more, and run `driftloop restored` before they "
-                    "start"
+                    "from a backup. Stop all services but the predictors, restore it once more, and run `driftloop "
+                    "restored` before they start"
                 )
         self._compared.add(topic)
         self._behind = None
