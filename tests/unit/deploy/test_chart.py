@@ -594,7 +594,7 @@ def test_rules_and_dashboards_go_along_as_they_are_but_for_the_runbooks(tmp_path
     rules.write_text(yaml.safe_dump({"groups": [{"name": "own", "rules": [rule]}]}))
     dashboard = chart / "files" / "dashboards" / "own.json"
     dashboard.parent.mkdir(exist_ok=True)
-    dashboard.write_text('{"title": "{{ own }}"}\n')
+    dashboard.write_text('{"title": "{{ own }}", "url": "https://driftloop.example/docs/operations.md#runbooks"}\n')
     values: list[str | Path] = ["-f", chart / "ci" / "production-values.yaml", "-s", "templates/monitoring.yaml"]
     objects = {one["metadata"]["name"]: one for one in template(*values, chart=chart)}
     found = objects["r-driftloop-own-rules"]["spec"]["groups"][0]["rules"][0]
@@ -602,7 +602,9 @@ def test_rules_and_dashboards_go_along_as_they_are_but_for_the_runbooks(tmp_path
         "summary": "{{ $labels.instance }} is away",
         "runbook_url": "https://wiki.example/driftloop/operations.md#own",
     }
-    assert objects["r-driftloop-dashboard-own"]["data"]["own.json"] == '{"title": "{{ own }}"}\n'
+    assert objects["r-driftloop-dashboard-own"]["data"]["own.json"] == (
+        '{"title": "{{ own }}", "url": "https://wiki.example/driftloop/operations.md#runbooks"}\n'
+    )
 
 
 @needs_helm
