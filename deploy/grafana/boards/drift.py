@@ -48,8 +48,7 @@ PANELS = (
     .scale_distribution(common_builders.ScaleDistributionConfig().type(common.ScaleDistribution.LOG).log(10)),
     chart(
         "PSI",
-        "The population stability index of the last window: WARNING from 0.1, CRITICAL from 0.2. Dashed "
-        "below: what"
+        "The population stability index of the last window: WARNING from 0.1, CRITICAL from 0.2. Quiet: what "
         "unchanged data exceed in one window of twenty.",
         units.Short,
         (of_feature("driftloop_feature_psi"), "{{feature}}, " + VERSION),

@@ -12,8 +12,8 @@ LABELS = f"sum(rate(driftloop_label_delay_seconds_count{{{MODEL}}}[$__range]))"
 PANELS = (
     chart(
         "Accuracy, estimated with its band, and realised",
-        "The estimate needs no labels; its band holds the window's size and the calibration's error. Realised: of "
-        "the last window of labelled rows.",
+        "The estimate needs no labels; its band, between the dashed lines, holds the window's size and the "
+        "calibration's error. Realised: of the last window of labelled rows.",
         units.PercentUnit,
         accuracy("driftloop_estimated_performance", "low", "accuracy_low"),
         accuracy("driftloop_estimated_performance", "high", "accuracy_high"),
@@ -25,7 +25,8 @@ PANELS = (
     ).override_by_regexp(
         "/^(low|high), /",
         [
-            models.DynamicConfigValue("custom.lineWidth", 0),
+            models.DynamicConfigValue("custom.lineWidth", 1),
+            models.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [6, 6]}),
             models.DynamicConfigValue("custom.fillOpacity", 0),
         ],
     ),
