@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chart.control_plane import HOME, SCRIPT, ControlPlane, Object, missing
+from tests.chart.control_plane import HOME, SCRIPT, ControlPlane, missing
+from tests.support.chart import Object
 
 _numbers = itertools.count(1)
 # As many as all tests claim: what was claimed once is not given to others.

@@ -6,13 +6,11 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tests.support.chart import CHART, Object
 from tests.support.paths import ROOT
 
-Object = dict[str, Any]
 SCRIPT = ROOT / "tests" / "support" / "control-plane"
-CHART = ROOT / "deploy" / "helm" / "driftloop"
 HOME = Path(os.environ.get("KUBE_HOME", Path.home() / ".cache" / "kube-control-plane"))
 # Whoever waits so long in vain waits for ever.
 SECONDS = 240

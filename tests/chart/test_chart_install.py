@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.control_plane import CHART, SECONDS, ControlPlane, Release, ready
+from tests.chart.control_plane import SECONDS, ControlPlane, Release, ready
+from tests.support.chart import CHART, KUBERNETES
 from tests.support.paths import MODELS, ROOT
 from tests.support.waiting import wait_until
 
@@ -107,7 +108,7 @@ def test_a_release_is_installed_tested_upgraded_rolled_back_and_uninstalled(
     control_plane = (installed := release(case)).control_plane
     control_plane.run("helm", "lint", "--strict", CHART, *installed.values)
     # Helm drops in silence what a definition does not know.
-    objects = control_plane.run("helm", "template", "r", CHART, "--kube-version", "1.37.0", *installed.values)
+    objects = control_plane.run("helm", "template", "r", CHART, "--kube-version", KUBERNETES, *installed.values)
     control_plane.kubectl(
         "-n", installed.namespace, "apply", "--dry-run=server", "--validate=strict", "-f", "-", given=objects
     )
