@@ -40,6 +40,7 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
     "first-model": TrainerSettings,
     "topics": KafkaSettings,
     "replay": ReplaySettings,
+    "restored": KafkaSettings,
 }
 # What libraries read by themselves: libpq's, and the SDKs' of S3 and of traces.
 LIBRARIES = re.compile(r"PGSSL(MODE|ROOTCERT)|(AWS|OTEL)_\w+")
@@ -50,6 +51,7 @@ COMMANDS = {
         "DRIFTLOOP_DRIFT_MONITOR_DB_PASSWORD", "DRIFTLOOP_TRAINER_DB_PASSWORD",
     },
     "topics": {"DRIFTLOOP_NAMESPACE"},
+    "restored": {"DATABASE_URL", "DRIFTLOOP_NAMESPACE"},
 }  # fmt: skip
 
 every_case = pytest.mark.parametrize("case", CASES)
@@ -64,9 +66,9 @@ def refusal(*arguments: str | Path) -> str:
 
 @cache
 def rendered(case: str) -> tuple[Object, ...]:
-    """Each case is rendered once, with the Job that is behind a value."""
-    replay = ["--set", "predictor.replay.claim=spool-r-driftloop-predictor-diabetes-2"]
-    return tuple(template("-f", CHART / "ci" / f"{case}-values.yaml", *(replay if case == "production" else [])))
+    """Each case is rendered once, with the Jobs that are behind a value."""
+    jobs = ["--set", "predictor.replay.claim=spool-r-driftloop-predictor-diabetes-2,migrations.restored=true"]
+    return tuple(template("-f", CHART / "ci" / f"{case}-values.yaml", *(jobs if case == "production" else [])))
 
 
 def of_kind(case: str, *kinds: str) -> list[Object]:
@@ -294,7 +296,8 @@ def test_who_migrates_is_an_administrator_and_nobody_else(case: str) -> None:
         for container in containers(pod)
         if any(mount["name"] == "admin" for mount in container["volumeMounts"])
     }
-    assert seeing == (set() if case == "external" else {"migrate"})
+    others = {"restored"} if case == "production" else set()
+    assert seeing == (set() if case == "external" else {"migrate"} | others)
 
 
 @needs_helm
@@ -541,9 +544,20 @@ def test_the_secrets_of_the_operators_are_wired_through() -> None:
 
 @needs_helm
 def test_the_replay_reads_the_claim_that_is_named() -> None:
-    (job,) = of_kind("production", "Job")
+    (job, _restored) = of_kind("production", "Job")
     (spool,) = (one for one in job["spec"]["template"]["spec"]["volumes"] if one["name"] == "spool")
     assert spool["persistentVolumeClaim"] == {"claimName": "spool-r-driftloop-predictor-diabetes-2"}
+
+
+@needs_helm
+def test_what_follows_a_restore_reaches_database_and_brokers_and_migrates_first() -> None:
+    (_replay, job) = of_kind("production", "Job")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["driftloop", "restored"]
+    assert [one["name"] for one in pod["initContainers"]] == ["migrate"]
+    assert {"DATABASE_URL_FILE", "KAFKA_BOOTSTRAP_SERVERS"} <= environment(container).keys()
+    assert "migrations.enabled" in refusal("--set", "migrations.restored=true,migrations.enabled=false")
 
 
 @needs_helm

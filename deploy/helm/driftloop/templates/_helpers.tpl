@@ -63,7 +63,7 @@ matchLabels:
   app.kubernetes.io/name: {{ .Chart.Name }}
   app.kubernetes.io/instance: {{ .Release.Name }}
 matchExpressions:
-  - {key: app.kubernetes.io/component, operator: In, values: [predictor, label-ingest, drift-monitor, trainer, replay, test]}
+  - {key: app.kubernetes.io/component, operator: In, values: [predictor, label-ingest, drift-monitor, trainer, replay, restored, test]}
 {{- end }}
 
 {{/* Called with a list: root, the image of a component. */}}

@@ -66,7 +66,7 @@ def retire_outboxes(database_url: str, namespace: Namespace, brokers: Brokers | 
         ends = {name: bounds(brokers, CLIENT, name) for name in map(namespace.topic, PUBLISHED)}
         places = [(topic, partition) for topic, partitions in ends.items() for partition in partitions]
         names = _names(connection, services, brokers, ends)
-        retired = []
+        retired: list[str] = []
         for service in services:
             numbers = _numbers(connection, namespace, service, names)
             for source, given in numbers.items():
