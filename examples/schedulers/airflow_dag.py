@@ -37,6 +37,8 @@ def driftloop_nightly() -> None:
         try:
             model = get_current_context()["params"]["model"]
             found = driftloop.wanted(monitor.host, model, ("CRITICAL",), time.monotonic() + ASK_SECONDS)
+        except driftloop.Away:
+            raise
         except driftloop.Failed as failure:
             raise AirflowFailException(str(failure)) from failure
         return found is not None
@@ -53,6 +55,8 @@ def driftloop_nightly() -> None:
         try:
             model = get_current_context()["params"]["model"]
             said = driftloop.outcome(*trainer(), model, request, time.monotonic() + ASK_SECONDS)
+        except driftloop.Away:
+            return False
         except driftloop.Failed as failure:
             raise AirflowFailException(str(failure)) from failure
         return said is not None

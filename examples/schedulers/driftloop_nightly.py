@@ -29,6 +29,10 @@ class Failed(RuntimeError):
     """Somebody has to look at it; the text says why."""
 
 
+class Away(Failed):
+    """A service did not answer in time; later it may."""
+
+
 def nightly(
     monitor: str, trainer: str, key: str, model: str, run: str, seconds: float, policy: Sequence[str] = ("CRITICAL",)
 ) -> str:
@@ -81,7 +85,7 @@ def requests(trainer: str, key: str, model: str, until: float) -> list[dict[str,
 
 
 def ask(url: str, until: float, key: str = "", order: dict[str, str] | None = None) -> Any:
-    """A service's answer; one that is away is asked again until an instant of `time.monotonic`. Raises Failed."""
+    """A service's answer; one that is away is asked again until an instant of `time.monotonic`. Raises Failed, Away."""
     headers = {"content-type": "application/json"} | ({"x-api-key": key} if key else {})
     body = None if order is None else json.dumps(order).encode()
     while True:
@@ -95,7 +99,7 @@ def ask(url: str, until: float, key: str = "", order: dict[str, str] | None = No
         except (OSError, ValueError) as error:
             why = f"{url} does not answer: {error}"
         if time.monotonic() + RETRY_SECONDS > until:
-            raise Failed(why)
+            raise Away(why)
         time.sleep(RETRY_SECONDS)
 
 

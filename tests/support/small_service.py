@@ -118,7 +118,7 @@ def main() -> None:
         api=BodyLimit(create_app(worker, arguments.how), MAX_BYTES),
         workers=(worker,),
         closers=(closer("first", arguments.how == "closer"), closer("second", False)),
-        drain_seconds={"patient": 60, "drain": 3}.get(arguments.how, 0),
+        drain_seconds={"patient": 60, "drain": 8}.get(arguments.how, 0),
         shutdown_seconds=60 if arguments.how == "patient" else 3,
         join_seconds=1.0,
     )
