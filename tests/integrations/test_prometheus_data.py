@@ -44,8 +44,11 @@ DRIFT = {
     *("DriftloopDriftWarning", "DriftloopDriftCritical", "DriftloopConceptDrift", "DriftloopPerformanceDecline"),
     *("DriftloopRealisedPerformanceDown", "DriftloopEstimatedPerformanceDown", "DriftloopDataQuality"),
 }
-# A busy machine answers slowly.
-SLOW = {"DriftloopPredictLatencyBudgetBurn"}
+# A busy machine answers slowly, also Prometheus within two seconds, and `for` is none here.
+SLOW = {
+    *("DriftloopPredictLatencyBudgetBurn", "DriftloopInstanceDown", "DriftloopServiceDown"),
+    "DriftloopConsumerRetrying",
+}
 # The first is `A unless B`, of which the services have both; the other's series come with a replica's first refusal.
 EMPTY_BY_DESIGN = {("DriftloopModelNotServed", "page"), ("DriftloopModelUpdateRefused", "ticket")}
 
