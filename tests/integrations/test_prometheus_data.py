@@ -100,7 +100,8 @@ def filled_in(expression: str) -> str:
     expression = expression.replace('=~"$feature"', '=~".*"').replace("$feature", "Age")
     for name, value in (("model_name", MODEL), ("model_version", "1"), ("__rate_interval", "30s"), ("__range", "5m")):
         expression = expression.replace(f"${name}", value)
-    return expression
+    # Steps in proportion: the demo ends a few seconds after the promotion.
+    return expression.replace(":15s]", f":{STEP}s]")
 
 
 def without_limits(expression: str) -> str:
