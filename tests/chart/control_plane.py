@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.support.chart import CHART, Object
@@ -102,8 +103,15 @@ def missing() -> str | None:
 
 def ready(pod: Object) -> bool:
     """Whether a pod is ready."""
-    conditions = pod.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return ready_seconds(pod) >= 0
+
+
+def ready_seconds(pod: Object) -> float:
+    """For how long a pod has been ready; −1 where it is not."""
+    for one in pod.get("status", {}).get("conditions", []):
+        if one["type"] == "Ready" and one["status"] == "True":
+            return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(one["lastTransitionTime"])).total_seconds())
+    return -1
 
 
 def _component(pod: Object, release: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.control_plane import SECONDS, ControlPlane, Release, ready
+from tests.chart.control_plane import SECONDS, ControlPlane, Release, ready, ready_seconds
 from tests.support.chart import CHART, KUBERNETES
 from tests.support.paths import MODELS, ROOT
 from tests.support.waiting import wait_until
@@ -22,6 +22,8 @@ REMOVED = (
     "pods,services,statefulsets,deployments,jobs,configmaps,secrets,serviceaccounts,pdb,hpa,networkpolicies,ingresses,"
     "httproutes,scaledobjects,triggerauthentications,podmonitors,servicemonitors,prometheusrules,kafkausers"
 )
+# The chart's own, and a second in which instants are rounded.
+MIN_READY_SECONDS = 10 + 1
 # A pod with this annotation never becomes ready.
 BROKEN = r"example\.com/broken"
 
@@ -47,10 +49,11 @@ def release(control_plane: ControlPlane, namespace: str) -> Install:
 
 
 def available(release: Release) -> int:
-    """How many predictors have been ready for as long as proxies take to hear of it."""
-    sets = release.control_plane.objects("statefulsets", release.namespace)
-    ours = [one for one in sets if one["metadata"]["labels"]["app.kubernetes.io/instance"] == release.name]
-    return sum(one["status"].get("availableReplicas", 0) for one in ours)
+    """How many predictors have been ready for as long as proxies take to hear of it.
+
+    By the pods, as a roll-out counts them: a StatefulSet's own status may stay behind until something else happens.
+    """
+    return sum(ready_seconds(pod) > MIN_READY_SECONDS for pod in release.pods("predictor"))
 
 
 def new_contract(folder: Path) -> tuple[str | Path, ...]:
