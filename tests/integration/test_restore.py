@@ -33,18 +33,13 @@ BEFORE, AFTER = 300, 300
 
 @pytest.mark.slow("two services start three times, between two restores")
 def test_after_a_restore_each_prediction_and_each_label_counts_once(house: House) -> None:
-    contract_path, contract, rng = monitors.serving(house)
-    made = predictions(contract, rng, BEFORE + AFTER)
-    first = Services(house, contract_path)
-    publish(house, made[:BEFORE])
-    first.report(made[:150])
-    first.wait_for(BEFORE, 150)
+    services, made = begun(house, BEFORE + AFTER, BEFORE, 150)
     backup = dump(house)
 
     publish(house, made[BEFORE:])
-    first.report(made[150:450])
-    first.wait_for(BEFORE + AFTER, 450)
-    first.kill()
+    services.report(made[150:450])
+    services.wait_for(BEFORE + AFTER, 450)
+    services.kill()
 
     # The second time the log also holds what was published after the first, under a name that no backup knows.
     for turn in range(2):
@@ -52,44 +47,30 @@ def test_after_a_restore_each_prediction_and_each_label_counts_once(house: House
         told = restored(house)
         assert told.exit_code == 0, told.output
         assert told.output.count("label-ingest/outbox-0/") == 1 + turn, told.output
-        again = Services(house, contract_path)
+        services.start()
         # The laboratory sends once more what it has sent since the backup, and does not know exactly what that was.
         resent = made[100:450]
         random.Random(turn).shuffle(resent)
-        again.report(resent)
-        again.wait_for(BEFORE + AFTER, 450)
-        again.wait_for_the_end()
-        assert monitors.pane_rows(house) == {"predictions": BEFORE + AFTER, "labels": 450}
-        again.kill()
+        services.report(resent)
+        services.have_counted(BEFORE + AFTER, 450)
+        services.kill()
 
 
 def test_a_database_that_is_lost_is_made_again_from_the_topics_and_the_laboratory(house: House) -> None:
-    contract_path, contract, rng = monitors.serving(house)
-    made = predictions(contract, rng, 100)
-    services = Services(house, contract_path)
-    publish(house, made)
-    services.report(made[:60])
-    services.wait_for(100, 60)
+    services, made = begun(house, 100, 100, 60)
     services.kill()
 
     lose(house)
     house.migrate()
     told = restored(house)
     assert told.output.count("label-ingest/outbox-0/") == 1, told.output
-    services = Services(house, contract_path)
+    services.start()
     services.report(reversed(made[:80]))
-    services.wait_for(100, 80)
-    services.wait_for_the_end()
-    assert monitors.pane_rows(house) == {"predictions": 100, "labels": 80}
+    services.have_counted(100, 80)
 
 
 def test_a_database_that_is_older_than_the_log_publishes_nothing(house: House) -> None:
-    contract_path, contract, rng = monitors.serving(house)
-    made = predictions(contract, rng, 100)
-    services = Services(house, contract_path)
-    publish(house, made)
-    services.report(made[:40])
-    services.wait_for(100, 40)
+    services, made = begun(house, 100, 100, 40)
     backup = dump(house)
     services.report(made[40:80])
     services.wait_for(100, 80)
@@ -97,7 +78,7 @@ def test_a_database_that_is_older_than_the_log_publishes_nothing(house: House) -
     before = len(house.records(LABELED_PREDICTIONS))
 
     restore(house, backup)
-    services = Services(house, contract_path)
+    services.start()
     services.report(made[90:])
 
     def complaint() -> str | None:
@@ -109,23 +90,16 @@ def test_a_database_that_is_older_than_the_log_publishes_nothing(house: House) -
 
 
 def test_it_changes_nothing_that_counts_where_nothing_was_restored(house: House) -> None:
-    contract_path, contract, rng = monitors.serving(house)
-    made = predictions(contract, rng, 100)
-    services = Services(house, contract_path)
-    publish(house, made)
-    services.report(made[:50])
-    services.wait_for(100, 50)
+    services, made = begun(house, 100, 100, 50)
     told = restored(house)
     assert (told.exit_code, "runs: stop it" in told.output) == (1, True), told.output
     services.kill()
     wait_until(lambda: restored(house).exit_code == 0, "the locks of what was killed to be gone")
     for _ in range(2):
         assert restored(house).exit_code == 0
-    services = Services(house, contract_path)
+    services.start()
     services.report(made)
-    services.wait_for(100, 100)
-    services.wait_for_the_end()
-    assert monitors.pane_rows(house) == {"predictions": 100, "labels": 100}
+    services.have_counted(100, 100)
 
 
 class Services:
@@ -140,6 +114,13 @@ class Services:
         )
         self.label_ingest.start()
         self.monitor, self.monitor_url = monitors.start(house, "monitor", contract_path)
+        for process in self.processes:
+            process.wait_ready()
+
+    def start(self) -> None:
+        """Start both again."""
+        for process in self.processes:
+            process.start()
         for process in self.processes:
             process.wait_ready()
 
@@ -165,11 +146,24 @@ class Services:
 
         wait_until(counted, f"{predictions} predictions and {labels} labels counted")
 
-    def wait_for_the_end(self) -> None:
-        """Wait until nothing is left to publish, nor to read of what was published."""
+    def have_counted(self, predictions: int, labels: int) -> None:
+        """Wait until nothing is left to publish, nor to read of what was published; so many were counted, no more."""
+        self.wait_for(predictions, labels)
         wait_until(lambda: rows(self.house, "label_ingest", "SELECT count(*) FROM outbox") == [(0,)], "an empty outbox")
         for topic in (PREDICTIONS, LABELED_PREDICTIONS):
             wait_until(partial(read_to_the_end, self.house, topic), f"{topic.name} read to its end")
+        assert monitors.pane_rows(self.house) == {"predictions": predictions, "labels": labels}
+
+
+def begun(house: House, count: int, published: int, labelled: int) -> tuple[Services, list[PredictionMade]]:
+    """The services, which have counted the first of so many predictions and of their labels; and all predictions."""
+    contract_path, contract, rng = monitors.serving(house)
+    made = predictions(contract, rng, count)
+    services = Services(house, contract_path)
+    publish(house, made[:published])
+    services.report(made[:labelled])
+    services.wait_for(published, labelled)
+    return services, made
 
 
 def read_to_the_end(house: House, topic: Topic) -> bool:
