@@ -11,10 +11,9 @@ import pytest
 from driftloop import devstack
 from driftloop.common.envelope import Outgoing
 from driftloop.common.events import OutcomeReported
-from driftloop.common.postgres.outbox import emit
+from driftloop.common.postgres.outbox import OutboxDrainer, emit
 from driftloop.common.topics import OUTCOMES, Namespace
 from tests.support.counting import Counting
-from tests.support.draining import open_drainer
 from tests.support.house import House
 from tests.support.predictions import START
 from tests.support.waiting import wait_until
@@ -36,7 +35,9 @@ def own_house(stack: devstack.Stack, tmp_path: Path) -> Iterator[House]:
 def test_a_broker_that_crashes_in_the_middle_changes_no_count(own_house: House) -> None:
     counting = Counting(own_house)
     folder, stop = own_house.folder / "broker", threading.Event()
-    drainer = open_drainer(counting.pool, counting.producer, own_house.namespace, own_house.stack.bootstrap_servers)
+    drainer = OutboxDrainer(
+        counting.pool, counting.producer, own_house.namespace, "draining", own_house.stack.bootstrap_servers
+    )
     draining = threading.Thread(target=drainer.run, args=[stop], daemon=True)
     draining.start()
     running = counting.start(batch_size=20)

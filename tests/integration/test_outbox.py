@@ -24,7 +24,7 @@ from driftloop.common.postgres import outbox
 from driftloop.common.postgres.outbox import OutboxDrainer, emit
 from driftloop.common.postgres.pool import Pool
 from driftloop.common.topics import MODEL_STATUS, PREDICTIONS, Topic, partition_for
-from tests.support.draining import SCHEMA, SERVICE, open_drainer, spawn_drainer
+from tests.support.draining import SCHEMA, SERVICE, spawn_drainer
 from tests.support.house import House
 from tests.support.predictions import START, prediction_of_nothing
 from tests.support.waiting import TIMEOUT_SECONDS, wait_until
@@ -43,7 +43,7 @@ class Drainers:
     def start(self) -> OutboxDrainer:
         """Drain in a thread."""
         producer = DeliveryProducer(producer_config(self.house.stack.bootstrap_servers, "tests", 120_000))
-        drainer = open_drainer(self.pool, producer, self.house.namespace, self.house.stack.bootstrap_servers)
+        drainer = OutboxDrainer(self.pool, producer, self.house.namespace, SERVICE, self.house.stack.bootstrap_servers)
         stop = threading.Event()
         thread = threading.Thread(target=drainer.run, args=[stop], daemon=True)
         thread.start()
@@ -266,7 +266,7 @@ def test_an_error_between_lock_and_draining_leaves_no_lock_behind(house: House, 
     with house.database(SCHEMA) as connection:
         connection.execute("ALTER TABLE outbox_shards RENAME TO elsewhere")
     producer = DeliveryProducer(producer_config(house.stack.bootstrap_servers, "tests"))
-    drainer = open_drainer(drainers.pool, producer, house.namespace, house.stack.bootstrap_servers)
+    drainer = OutboxDrainer(drainers.pool, producer, house.namespace, SERVICE, house.stack.bootstrap_servers)
     with pytest.raises(UndefinedTable, match="outbox_shards"):
         drainer.run(threading.Event())
     assert lock_owner(house) is None
@@ -406,7 +406,7 @@ def test_a_full_client_holds_rows_back_and_keeps_their_order(
     ids = [f"key:{n:02}" for n in range(60)]
     emit_all(drainers.pool, ids)
     producer, stop = DeliveryProducer(config), threading.Event()
-    drainer = open_drainer(drainers.pool, producer, house.namespace, house.stack.bootstrap_servers)
+    drainer = OutboxDrainer(drainers.pool, producer, house.namespace, SERVICE, house.stack.bootstrap_servers)
     thread = threading.Thread(target=drainer.run, args=[stop])
     thread.start()
     wait_until_drained(house)

@@ -5,24 +5,17 @@ import signal
 import subprocess
 import sys
 import threading
-from functools import partial
 
 from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer
-from driftloop.common.kafka.reader import last_records
 from driftloop.common.postgres import outbox
 from driftloop.common.postgres.outbox import OutboxDrainer
-from driftloop.common.postgres.pool import Pool, open_pool
+from driftloop.common.postgres.pool import open_pool
 from driftloop.common.topics import Namespace
 from tests.support.house import House
 
 SCHEMA = "trainer"
 SERVICE = "draining"
-
-
-def open_drainer(pool: Pool, producer: DeliveryProducer, namespace: Namespace, bootstrap_servers: str) -> OutboxDrainer:
-    """A drainer as the services have it."""
-    return OutboxDrainer(pool, producer, namespace, SERVICE, partial(last_records, bootstrap_servers, SERVICE))
 
 
 def spawn_drainer(house: House) -> subprocess.Popen[bytes]:
@@ -46,7 +39,7 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     outbox.BATCH = 10
-    open_drainer(pool, producer, namespace, os.environ["DRAINING_BOOTSTRAP"]).run(stop)
+    OutboxDrainer(pool, producer, namespace, SERVICE, os.environ["DRAINING_BOOTSTRAP"]).run(stop)
     producer.close(2)
     pool.close()
 

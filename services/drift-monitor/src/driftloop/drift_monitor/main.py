@@ -19,7 +19,6 @@ from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, InvalidEvent, NotYet, Subscription
 from driftloop.common.kafka.deadletter import send_dead_letters
 from driftloop.common.kafka.producer import DeliveryProducer
-from driftloop.common.kafka.reader import last_records
 from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -68,8 +67,7 @@ def build(settings: Settings) -> Service:
     wait_for_schema(pool, SCHEMA)
     identities = wait_for_topics(brokers, namespace, TOPICS)
     producer = DeliveryProducer(producer_config(brokers, "driftloop-drift-monitor", 10_000))
-    last = partial(last_records, brokers, "driftloop-drift-monitor")
-    drainer = OutboxDrainer(pool, producer, namespace, NAME, last)
+    drainer = OutboxDrainer(pool, producer, namespace, NAME, brokers)
     watches = handlers.cached_watches(contracts)
     metrics.begin(metrics.BEYOND_RETENTION, list(contracts), list(handlers.KINDS.values()))
     predictions = namespace.topic(PREDICTIONS)

@@ -2,7 +2,6 @@
 
 import sys
 from datetime import timedelta
-from functools import partial
 
 from driftloop.common.access.guard import admit
 from driftloop.common.access.settings import build_access, build_rate_limit
@@ -11,7 +10,6 @@ from driftloop.common.contract import ContractError, load_contracts
 from driftloop.common.kafka.config import consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
-from driftloop.common.kafka.reader import last_records
 from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.logs import configure_logging
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -61,8 +59,7 @@ def build(settings: Settings) -> Service:
     wait_for_schema(pool, SCHEMA)
     identities = wait_for_topics(brokers, namespace, TOPICS)
     producer = DeliveryProducer(producer_config(brokers, "driftloop-label-ingest", 10_000))
-    last = partial(last_records, brokers, "driftloop-label-ingest")
-    drainer = OutboxDrainer(pool, producer, namespace, NAME, last)
+    drainer = OutboxDrainer(pool, producer, namespace, NAME, brokers)
     key = None if settings.pseudonym_key is None else key_bytes(settings.pseudonym_key)
     terms = Terms({name: one.labels for name, one in contracts.items()}, key)
     begin_counts(contracts)

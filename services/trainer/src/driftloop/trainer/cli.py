@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -20,7 +19,7 @@ from driftloop.common.contract import Contract, ContractError, chosen, load_cont
 from driftloop.common.kafka.admin import TopicsError, Unreachable, check_reachable
 from driftloop.common.kafka.config import producer_config
 from driftloop.common.kafka.producer import DeliveryProducer
-from driftloop.common.kafka.reader import ReadTimeout, last_records
+from driftloop.common.kafka.reader import ReadTimeout
 from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.keys import KeyFileError
 from driftloop.common.postgres.outbox import OutboxDrainer
@@ -294,8 +293,7 @@ def _opened(settings: Settings) -> Iterator[_Trainer]:
     highest = highest_published(brokers, namespace, "driftloop-trainer-cli")
     producer = DeliveryProducer(producer_config(brokers, "driftloop-trainer-cli", 10_000))
     pool = open_pool(settings.database_url.value, namespace.schema("trainer"), "driftloop-trainer-cli", max_size=3)
-    last = partial(last_records, brokers, "driftloop-trainer-cli")
-    drainer = OutboxDrainer(pool, producer, namespace, "trainer", last)
+    drainer = OutboxDrainer(pool, producer, namespace, "trainer", brokers)
     try:
         yield _Trainer(settings, contracts, pool, highest, drainer)
     finally:

@@ -17,7 +17,6 @@ from driftloop.common.kafka.admin import TopicIdentity
 from driftloop.common.kafka.config import Brokers, consumer_config, producer_config
 from driftloop.common.kafka.consumer import ConsumerLoop, Delivery, Subscription
 from driftloop.common.kafka.producer import DeliveryProducer
-from driftloop.common.kafka.reader import last_records
 from driftloop.common.kafka.settings import brokers_of
 from driftloop.common.keys import KeyFileError
 from driftloop.common.logs import configure_logging
@@ -81,8 +80,7 @@ def build(settings: Settings) -> Service:
     wait_for_schema(pool, NAME)
     identities = wait_for_topics(brokers, namespace, TOPICS)
     producer = DeliveryProducer(producer_config(brokers, "driftloop-trainer", 10_000))
-    last = partial(last_records, brokers, "driftloop-trainer")
-    drainer = OutboxDrainer(pool, producer, namespace, NAME, last)
+    drainer = OutboxDrainer(pool, producer, namespace, NAME, brokers)
     highest = highest_published(brokers, namespace, "driftloop-trainer")
     standby = Standby()
     resources = _resources(settings, pool, client, artifacts, sets, highest, drainer.wake, standby)

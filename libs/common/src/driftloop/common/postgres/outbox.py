@@ -9,7 +9,7 @@ revisions, not arrival.
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -22,9 +22,9 @@ from psycopg import Connection
 from driftloop.common import metrics
 from driftloop.common.clock import utc_now
 from driftloop.common.envelope import Envelope, Outgoing, encode_event, numbered
+from driftloop.common.kafka.config import Brokers
 from driftloop.common.kafka.producer import DeliveryProducer, Fates, ProducerFull
-from driftloop.common.kafka.reader import ReadTimeout
-from driftloop.common.kafka.records import Record
+from driftloop.common.kafka.reader import ReadTimeout, last_records
 from driftloop.common.postgres.pool import Pool, is_transient
 from driftloop.common.topics import TOPICS, Namespace, partition_for
 from driftloop.common.tracing import created, current_traceparent
@@ -51,8 +51,6 @@ ORDER BY place
 """
 
 Emit = Callable[[Iterable[Outgoing]], None]
-# The last record of each partition of a topic.
-LastRecords = Callable[[str], Mapping[int, Record]]
 
 
 class BehindTheLog(Exception):
@@ -114,12 +112,12 @@ class OutboxDrainer:
         producer: DeliveryProducer,
         namespace: Namespace,
         service: str,
-        last_records: LastRecords,
+        brokers: Brokers | str,
         shard: int = 0,
     ) -> None:
         self._pool = pool
         self._producer = producer
-        self._last_records = last_records
+        self._brokers = brokers
         self._service = service
         self._shard = shard
         self._topics = {topic.name: namespace.topic(topic) for topic in TOPICS}
@@ -256,7 +254,7 @@ class OutboxDrainer:
         query = "SELECT partition, next FROM outbox_sequences WHERE shard = %s AND topic = %s"
         given: dict[int, int] = dict(connection.execute(query, [self._shard, topic]).fetchall())
         retired = {name for (name,) in connection.execute("SELECT source FROM outbox_retired").fetchall()}
-        for partition, record in self._last_records(self._topics[topic]).items():
+        for partition, record in last_records(self._brokers, f"driftloop-{self._service}", self._topics[topic]).items():
             name, number = numbered(record.headers)
             ours = name.startswith(f"{self._service}/outbox-{self._shard}/") and name not in retired
             if ours and (name != source or number >= given.get(partition, 0)):
