@@ -29,9 +29,6 @@ from driftloop.demo.phases import (
 from driftloop.demo.populations import OLDER_FEATURES, older
 from driftloop.demo.traffic import Traffic
 
-# As many patients a second as `driftloop-demo run` sends at most.
-RATE = 250.0
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(width=120)
 
@@ -87,7 +84,7 @@ def _run(doors: Doors, contract_file: Path, rng: np.random.Generator) -> None:
     if lacking := OLDER_FEATURES - set(contract.feature_names):
         raise ValueError(f"{contract.name} of {contract_file} has no {', '.join(sorted(lacking))}: no patients for it")
     # Two windows' worth of patients a pane: more would only wait for the pane's end.
-    rate = min(RATE, 2 * contract.drift.min_samples / contract.drift.pane_seconds)
+    rate = min(Loop.rate, 2 * contract.drift.min_samples / contract.drift.pane_seconds)
     observer, traffic = Observer(doors, contract.name), Traffic.to(doors)
     loop = Loop(doors, contract_file, contract, traffic, observer, console, rate=rate, lab_delay=OUTCOMES_ARE_LATE_BY)
     try:
@@ -115,7 +112,7 @@ def _play(loop: Loop, rng: np.random.Generator) -> None:
     new = meet_older_patients_until_promoted(loop, rng)
     wait_for_swap(loop, rng, new)
     took = time.monotonic() - critical
-    loop.rate = RATE
+    loop.rate = Loop.rate
     fresh = loop.send(older(loop.contract, rng, FRESH))
     loop.flush_lab()
     if first:
